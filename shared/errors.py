@@ -1,0 +1,115 @@
+"""Every error that Turnstone raises on purpose.
+
+TurnstoneError
+├── ConfigError                 the run config or the environment is wrong; names the key and the fix
+├── RequestError                a client asked for something that cannot be done
+│   ├── InvalidRequest          a field is wrong
+│   ├── NotFound                no such thing; says which call lists what exists
+│   └── Conflict                it clashes with what is there already
+├── StoreError                  the store cannot be reached or refuses to write
+├── LogError                    a write to a turn's log was refused
+│   ├── Fenced                  somebody else owns the turn now, or nobody does
+│   └── TailMismatch            the log does not end where the writer left it
+├── SchemaTooNew                the log was written by a newer release
+└── ProviderError               a provider failed; says which one, how, and what to do
+"""
+
+from typing import Any
+
+
+class TurnstoneError(Exception):
+    """Base of all errors raised on purpose. `message` is fit for users: it holds no secret."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(TurnstoneError):
+    """The run config or the environment is wrong. The message names the key and the fix."""
+
+
+class RequestError(TurnstoneError):
+    """A client asked for something that cannot be done."""
+
+
+class InvalidRequest(RequestError):
+    """A field of a request is wrong. `param` is its dotted path, or None for the request as a whole."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_request") -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class NotFound(RequestError):
+    """There is no such thing. `listing` is the call that lists what exists."""
+
+    def __init__(self, kind: str, identifier: str, *, listing: str) -> None:
+        super().__init__(f"There is no {kind} '{identifier}'. {listing} lists what exists.")
+        self.kind = kind
+        self.identifier = identifier
+        self.listing = listing
+
+
+class Conflict(RequestError):
+    """The request clashes with the state that is there. `lasting` tells a client not to try again."""
+
+    def __init__(self, message: str, *, code: str = "conflict", lasting: bool = True) -> None:
+        super().__init__(message)
+        self.code = code
+        self.lasting = lasting
+
+
+class StoreError(TurnstoneError):
+    """The store cannot be reached, or refuses to write (memory, disk). Worth trying again."""
+
+
+class LogError(TurnstoneError):
+    """A write to a turn's log was refused."""
+
+
+class Fenced(LogError):
+    """The writer's token is no longer the owner's: another worker took over, or the turn has ended."""
+
+
+class TailMismatch(LogError):
+    """The log does not end where the writer left it: an own retry landed, or the store lost data."""
+
+    def __init__(self, message: str, *, last: int, private_last: int) -> None:
+        super().__init__(message)
+        self.last = last
+        self.private_last = private_last
+
+
+class SchemaTooNew(TurnstoneError):
+    """The turn was written by a newer release than this process."""
+
+
+class ProviderError(TurnstoneError):
+    """A provider failed.
+
+    `code` is stable and machine-readable; `status` is the provider's HTTP status where there was one;
+    `retryable` says whether the same request may succeed later; `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider_id: str,
+        code: str = "provider_error",
+        status: int | None = None,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.provider_id = provider_id
+        self.code = code
+        self.status = status
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+    def as_json(self) -> dict[str, Any]:
+        """The `error` member of a failed turn."""
+        return {"code": self.code, "message": self.message, "provider_id": self.provider_id}

@@ -1,0 +1,1 @@
+"""The back end: claims turns and runs them against the configured providers."""

@@ -1,0 +1,1 @@
+"""Provider ports and one module per provider type."""
