@@ -103,7 +103,7 @@ def masked_url(url: str) -> str:
     user, at, rest = rest.rpartition("@")
     name, colon, _ = user.partition(":")
     masked = f"{name}{colon}{'***' if colon else ''}{at}"
-    return f"{scheme}://{masked}{_PASSWORD_PARAMETER.sub(r'\1***', rest)}"
+    return f"{scheme}://{masked}" + _PASSWORD_PARAMETER.sub(r"\1***", rest)
 
 
 def _store_url(env: Mapping[str, str], *, required: bool) -> str:
