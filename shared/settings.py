@@ -100,10 +100,9 @@ def masked_url(url: str) -> str:
         return url
     # By hand and not by urlsplit: the URL that gets printed is often one with a mistake in it, such as a
     # password with a bare slash. Up to the last @ all is taken for user and password.
-    user, at, rest = rest.rpartition("@")
+    user, at, host = _PASSWORD_PARAMETER.sub(r"\1***", rest).rpartition("@")
     name, colon, _ = user.partition(":")
-    masked = f"{name}{colon}{'***' if colon else ''}{at}"
-    return f"{scheme}://{masked}" + _PASSWORD_PARAMETER.sub(r"\1***", rest)
+    return f"{scheme}://{name}{colon}{'***' if colon else ''}{at}{host}"
 
 
 def _store_url(env: Mapping[str, str], *, required: bool) -> str:
