@@ -1,0 +1,42 @@
+"""What every test may use: a real store of the test run's own, and keys of the test's own in it."""
+
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from waiting import wait_for
+
+from shared.cli.binaries import find_binary
+from shared.cli.store import LocalStore
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The URL of a real, empty store that belongs to this test run."""
+    # Not pytest's own folders: their names grow past what a socket's address holds.
+    folder = Path(tempfile.mkdtemp(prefix="ts-"))
+    store = LocalStore(binary=find_binary(), data_dir=folder)
+    store.prepare()
+    log = folder / "store.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            store.command(), env=store.environ(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        wait_for(lambda: store.answers() or process.poll() is not None, "the store answers")
+        assert process.poll() is None, log.read_text()
+        yield store.url
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def key_prefix() -> str:
+    """What the keys of this test begin with, so that tests share the store and never clear it."""
+    return f"t{secrets.token_hex(6)}"
