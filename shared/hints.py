@@ -1,0 +1,48 @@
+"""Hints: Celery messages that say "somebody look at this turn". The log decides everything else."""
+
+import logging
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from shared.ids import TurnRef
+
+RUN_TURN = "turnstone.run_turn"
+TURNS_QUEUE = "turns"
+
+logger = logging.getLogger(__name__)
+
+
+def celery_app(broker_url: str) -> Celery:
+    """The Celery application that both rooms use: early acks, no results, nothing that nobody reads."""
+    app = Celery("turnstone", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        task_ignore_result=True,
+        task_default_queue=TURNS_QUEUE,
+        task_acks_late=False,
+        worker_send_task_events=False,
+        task_send_sent_event=False,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 30,
+        },
+        # Only we publish here; anything else than JSON is not ours.
+        accept_content=["json"],
+    )
+    return app
+
+
+class Hints:
+    """Publishes hints. A failure is logged and ignored: the reaper sends the hint again."""
+
+    def __init__(self, *, app: Celery) -> None:
+        self._app = app
+
+    def send(self, ref: TurnRef) -> None:
+        try:
+            self._app.send_task(RUN_TURN, args=(ref.member,), queue=TURNS_QUEUE, retry=False)
+        except (OperationalError, OSError) as error:
+            logger.warning("hint for turn %s not published (the reaper will): %s", ref.turn_id, error)

@@ -1,0 +1,1 @@
+"""The turn log: the truth about every turn, in Redis streams behind Lua scripts."""

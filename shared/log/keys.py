@@ -1,0 +1,93 @@
+"""Where things lie in the store.
+
+Keys of a session and its turns carry the tag `{s<n>}` of their shard, so one script touches one slot of a Redis
+Cluster. The shard's indexes hold members `tenant/session/turn`; every other key names its tenant itself.
+"""
+
+from dataclasses import dataclass
+
+from shared.ids import SessionRef, TurnRef
+
+
+@dataclass(frozen=True, slots=True)
+class TurnKeys:
+    """Keys of one turn."""
+
+    turn: str
+    events: str
+    private: str
+    blobs: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKeys:
+    """Keys of one session."""
+
+    session: str
+    queue: str
+    turns: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKeys:
+    """Keys of one shard: what is due when, whose lease ends when, what ended without a snapshot."""
+
+    due: str
+    leases: str
+    ended: str
+    reaper: str
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Builds all keys of one installation. `prefix` lets several share a server."""
+
+    prefix: str
+
+    def turn(self, ref: TurnRef) -> TurnKeys:
+        base = f"{self.prefix}:{{s{ref.shard:02d}}}:{ref.tenant}:turn:{ref.turn_id}"
+        return TurnKeys(base, f"{base}:events", f"{base}:private", f"{base}:blobs")
+
+    def session(self, ref: SessionRef) -> SessionKeys:
+        base = f"{self.prefix}:{{s{ref.shard:02d}}}:{ref.tenant}:session:{ref.session_id}"
+        return SessionKeys(base, f"{base}:queue", f"{base}:turns")
+
+    def shard(self, number: int) -> ShardKeys:
+        base = f"{self.prefix}:{{s{number:02d}}}"
+        return ShardKeys(f"{base}:due", f"{base}:leases", f"{base}:ended", f"{base}:reaper", self.channel(number))
+
+    def channel(self, number: int) -> str:
+        """Carries the member of each turn of the shard whose log grew."""
+        return f"{self.prefix}:{{s{number:02d}}}:notify"
+
+    @property
+    def control(self) -> str:
+        """Carries the member of each running turn that somebody canceled, to its owner."""
+        return f"{self.prefix}:control"
+
+    def turn_idempotency(self, ref: SessionRef, key: str) -> str:
+        return f"{self.session(ref).session}:idem:{key}"
+
+    def idempotency(self, tenant: str, route: str, key: str) -> str:
+        return f"{self.prefix}:{tenant}:idem:{route}:{key}"
+
+    def agent(self, tenant: str, agent_id: str) -> str:
+        return f"{self.prefix}:{tenant}:agent:{agent_id}"
+
+    def agents(self, tenant: str) -> str:
+        """Index of a tenant's agents, by time of creation."""
+        return f"{self.prefix}:{tenant}:agents"
+
+    def agent_sessions(self, tenant: str, agent_id: str) -> str:
+        """Index of an agent's sessions, by time of creation."""
+        return f"{self.agent(tenant, agent_id)}:sessions"
+
+    def registry(self, digest: str) -> str:
+        """What the providers of one run config serve."""
+        return f"{self.prefix}:registry:{digest}"
+
+    @property
+    def workers(self) -> str:
+        """Worker processes by the time of their last sign of life."""
+        return f"{self.prefix}:workers"

@@ -1,0 +1,76 @@
+-- Shared by all scripts: the loader puts this file in front of each.
+--
+-- Conventions
+--   ARGV[1] is always `now` in microseconds, or '' for the server's TIME (tests inject it).
+--   An event is four arguments: type, schema version, field, value. Field 'p' holds the payload's JSON text,
+--   'b' the name of a blob that holds it. A private record is three: kind, field, value.
+--   A script checks everything before its first write: an error in its middle is not rolled back.
+--   Turn hash: tenant session_id agent_id status schema epoch token deadline last plast attempts lapses lapsed
+--   released cancel hints pending digest resume_digest resume_seq created_us worker snapshot snapshot_blob
+
+local TERMINAL = {completed = true, failed = true, canceled = true}
+local HINT_DELAY_US = 1000000 -- the publisher's own hint gets this long before the reaper repeats it
+
+local function now_us()
+  if ARGV[1] ~= '' then return tonumber(ARGV[1]) end
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+local function int(value)
+  return string.format('%.0f', value)
+end
+
+local function fields(key, ...)
+  local names = {...}
+  local values = redis.call('HMGET', key, ...)
+  local row = {}
+  for i, name in ipairs(names) do row[name] = values[i] end
+  return row
+end
+
+-- A claim's number: rises also where a failover lost the previous one.
+local function next_epoch(previous, now)
+  return math.max((tonumber(previous) or 0) + 1, now)
+end
+
+-- Appends `count` events that start at ARGV[first]; returns the last seq.
+local function write_events(key, epoch, seq, first, count)
+  for i = 0, count - 1 do
+    local at = first + 4 * i
+    seq = seq + 1
+    redis.call('XADD', key, int(seq) .. '-' .. int(epoch), 't', ARGV[at], 'v', ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
+  end
+  return seq
+end
+
+-- Appends `count` private records that start at ARGV[first]; returns the last private seq.
+local function write_private(key, epoch, seq, first, count)
+  for i = 0, count - 1 do
+    local at = first + 3 * i
+    seq = seq + 1
+    redis.call('XADD', key, int(seq) .. '-' .. int(epoch), 'k', ARGV[at], ARGV[at + 1], ARGV[at + 2])
+  end
+  return seq
+end
+
+-- Takes an ended turn out of its session's queue and makes the next one due. Returns the next turn's id or ''.
+-- `member` is tenant/session/turn; the next turn shares its first two parts.
+local function advance(queue, due, member, turn_id, now)
+  local was_head = redis.call('LINDEX', queue, 0) == turn_id
+  redis.call('LREM', queue, 1, turn_id)
+  if not was_head then return '' end
+  local next_id = redis.call('LINDEX', queue, 0)
+  if not next_id then return '' end
+  local next_member = string.sub(member, 1, -#turn_id - 1) .. next_id
+  redis.call('ZADD', due, int(now + HINT_DELAY_US), next_member)
+  return next_id
+end
+
+-- An idle session that is not to persist becomes due for its expiry; `expires_us` is '' for one that persists.
+local function rest(session, queue, due, member, turn_id, now)
+  local ttl = redis.call('HGET', session, 'idle_ttl_us')
+  if ttl and ttl ~= '' and redis.call('LLEN', queue) == 0 then
+    redis.call('ZADD', due, int(now + tonumber(ttl)), string.sub(member, 1, -#turn_id - 1))
+  end
+end

@@ -1,0 +1,22 @@
+-- Brings a paused turn back into the queue with the client's tool responses.
+--
+-- KEYS  1 turn  2 events  3 due
+-- ARGV  1 now  2 member  3 call ids of the responses (sorted, as JSON)  4 digest of the responses  5 channel
+--       6.. event (4)
+-- Returns  {'OK', seq of turn_resumed}  {'REPEATED', seq of the first time}  {'CALLS', pending call ids}
+--          {'STATUS', status} it does not wait for input  {'GONE'}
+local turn = fields(KEYS[1], 'status', 'epoch', 'last', 'pending', 'resume_digest', 'resume_seq')
+if not turn.status then return {'GONE'} end
+if turn.resume_digest == ARGV[4] then return {'REPEATED', turn.resume_seq} end
+if turn.status ~= 'awaiting_input' then return {'STATUS', turn.status} end
+if turn.pending ~= ARGV[3] then return {'CALLS', turn.pending} end
+
+local now = now_us()
+local epoch = next_epoch(turn.epoch, now)
+local last = write_events(KEYS[2], epoch, tonumber(turn.last), 6, 1)
+redis.call('HSET', KEYS[1], 'status', 'queued', 'epoch', int(epoch), 'last', int(last),
+  'resume_digest', ARGV[4], 'resume_seq', int(last))
+redis.call('HDEL', KEYS[1], 'pending', 'paused_by')
+redis.call('ZADD', KEYS[3], int(now + HINT_DELAY_US), ARGV[2])
+redis.call('PUBLISH', ARGV[5], ARGV[2])
+return {'OK', int(last)}

@@ -1,0 +1,150 @@
+"""Reads turns: their logs, their rows and their snapshots."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from shared.errors import StoreError
+from shared.events import Entry, PrivateEntry
+from shared.fold import TurnState, fold
+from shared.ids import TurnRef
+from shared.log.blobs import BlobStore, RedisBlobs
+from shared.log.keys import Keys
+from shared.status import TurnStatus
+
+_END_OF_SEQ = 2**64 - 1
+"""`XRANGE (N` alone would return entry N again with a higher epoch: to read after seq N, name its last id."""
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRow:
+    """A turn's hash as readers need it."""
+
+    status: TurnStatus
+    agent_id: str
+    session_id: str
+    attempts: int
+    last: int
+    snapshot: bytes | None
+
+
+_ROW = ("status", "agent_id", "session_id", "attempts", "last", "snapshot", "snapshot_blob")
+
+
+class LogReader:
+    """Reads logs and rows. One per process; safe to share. Raises StoreError like the writer."""
+
+    def __init__(self, *, client: Redis, keys: Keys, blobs: BlobStore | None = None) -> None:
+        self._client = client
+        self._keys = keys
+        self._blobs = blobs or RedisBlobs(client=client, keys=keys)
+
+    def row(self, ref: TurnRef) -> TurnRow | None:
+        """The turn's row, or None where there is no such turn."""
+        return self.rows([ref])[0]
+
+    def rows(self, refs: Sequence[TurnRef]) -> list[TurnRow | None]:
+        """Rows in one round trip."""
+        pipe = self._client.pipeline(transaction=False)
+        for ref in refs:
+            pipe.hmget(self._keys.turn(ref).turn, _ROW)
+        return [self._row(ref, values) for ref, values in zip(refs, _execute(pipe), strict=True)]
+
+    def _row(self, ref: TurnRef, values: list[bytes | None]) -> TurnRow | None:
+        status, agent_id, session_id, attempts, last, snapshot, blob = values
+        if status is None or agent_id is None or session_id is None:
+            return None
+        if snapshot is None and blob is not None:
+            snapshot = self._blobs.get(ref, blob.decode())
+        return TurnRow(
+            status=TurnStatus(status.decode()),
+            agent_id=agent_id.decode(),
+            session_id=session_id.decode(),
+            attempts=int(attempts or 0),
+            last=int(last or 0),
+            snapshot=snapshot,
+        )
+
+    def entries(self, ref: TurnRef, *, after: int = 0, count: int = _PAGE) -> list[Entry]:
+        """At most `count` entries with a seq greater than `after`."""
+        return self.entries_many([(ref, after)], count=count)[0]
+
+    def entries_many(self, cursors: Sequence[tuple[TurnRef, int]], *, count: int) -> list[list[Entry]]:
+        """Entries after each (turn, seq), in one round trip."""
+        pipe = self._client.pipeline(transaction=False)
+        for ref, after in cursors:
+            pipe.xrange(self._keys.turn(ref).events, f"({after}-{_END_OF_SEQ}", "+", count=count)
+        replies = _execute(pipe)
+        return [decode_entries(ref, reply, self._blobs) for (ref, _), reply in zip(cursors, replies, strict=True)]
+
+    def all_entries(self, ref: TurnRef, *, upto: int | None = None) -> Iterator[Entry]:
+        """All entries in order, up to a seq."""
+        after = 0
+        while page := self.entries(ref, after=after):
+            for entry in page:
+                if upto is not None and entry.seq > upto:
+                    return
+                yield entry
+            after = page[-1].seq
+
+    def entry(self, ref: TurnRef, seq: int) -> Entry | None:
+        """One entry, or None where the log does not hold it."""
+        page = self.entries(ref, after=seq - 1, count=1)
+        return page[0] if page and page[0].seq == seq else None
+
+    def private(self, ref: TurnRef) -> list[PrivateEntry]:
+        """The whole private record."""
+        reply = _read(self._client.xrange, self._keys.turn(ref).private)
+        return decode_private(ref, reply, self._blobs)
+
+    def state(self, ref: TurnRef, *, upto: int | None = None) -> TurnState:
+        """The turn as its log tells it now, or as it was at a seq."""
+        return fold(self.all_entries(ref, upto=upto))
+
+    def has_events(self, ref: TurnRef) -> bool:
+        """Whether the turn's log is still there: it expires some time after the turn's end."""
+        return bool(_read(self._client.exists, self._keys.turn(ref).events))
+
+
+def decode_entries(ref: TurnRef, reply: Iterable[Any], blobs: BlobStore) -> list[Entry]:
+    """Entries of an XRANGE reply."""
+    entries = []
+    for entry_id, fields in reply:
+        seq, _, epoch = entry_id.partition(b"-")
+        values = _pairs(fields)
+        payload = values[b"p"] if b"p" in values else blobs.get(ref, values[b"b"].decode())
+        entries.append(Entry(int(seq), int(epoch), values[b"t"].decode(), int(values[b"v"]), payload))
+    return entries
+
+
+def decode_private(ref: TurnRef, reply: Iterable[Any], blobs: BlobStore) -> list[PrivateEntry]:
+    """Private records of an XRANGE reply."""
+    records = []
+    for entry_id, fields in reply:
+        values = _pairs(fields)
+        payload = values[b"p"] if b"p" in values else blobs.get(ref, values[b"b"].decode())
+        records.append(PrivateEntry(int(entry_id.partition(b"-")[0]), values[b"k"].decode(), payload))
+    return records
+
+
+def _pairs(fields: Any) -> dict[bytes, bytes]:
+    """Fields as a mapping: XRANGE gives one, the same reply out of a script is a flat list."""
+    if isinstance(fields, dict):
+        return fields
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def _execute(pipe: Any) -> list[Any]:
+    return list(_read(pipe.execute))
+
+
+def _read(command: Any, *args: Any) -> Any:
+    try:
+        return command(*args)
+    except (RedisError, OSError) as error:
+        raise StoreError(f"The store cannot be read: {error}") from error

@@ -1,0 +1,85 @@
+"""Loads the Lua scripts and runs them, alone or many in one round trip."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import NoScriptError, RedisError
+
+from shared.errors import StoreError
+
+Argument = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One script with its keys and arguments; `now` in µs stands in for the server's time in tests."""
+
+    script: str
+    keys: Sequence[str]
+    args: Sequence[Argument]
+
+
+@cache
+def _source(name: str) -> tuple[str, str]:
+    """The script behind the shared part, and the SHA1 that Redis knows it by."""
+    folder = files("shared.log").joinpath("lua")
+    text = folder.joinpath("_lib.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
+    return text, sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Scripts:
+    """Runs scripts by their hash and loads one only where the server does not know it.
+
+    redis-py's own registration asks `SCRIPT EXISTS` before each pipeline: a round trip on the hot path.
+    """
+
+    def __init__(self, *, client: Redis, now_us: int | None = None) -> None:
+        self._client = client
+        self.now_us = now_us
+
+    def call(self, script: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Run one script. Raises StoreError where the server cannot be reached or refuses."""
+        reply = self.call_many([Call(script, keys, args)])[0]
+        if isinstance(reply, RedisError):
+            raise StoreError(f"The store refused: {reply}") from reply
+        return reply
+
+    def call_many(self, calls: Sequence[Call]) -> list[Any]:
+        """Run scripts in one round trip, each atomic by itself; a refused one yields its RedisError."""
+        replies = self._send(calls)
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            for name in {calls[i].script for i in unknown}:
+                self._load(name)
+            for i, reply in zip(unknown, self._send([calls[i] for i in unknown]), strict=True):
+                replies[i] = reply
+        return replies
+
+    def _send(self, calls: Sequence[Call]) -> list[Any]:
+        now = "" if self.now_us is None else self.now_us
+        try:
+            if len(calls) == 1:
+                return [self._send_one(calls[0], now)]
+            pipe = self._client.pipeline(transaction=False)
+            for call in calls:
+                pipe.evalsha(_source(call.script)[1], len(call.keys), *call.keys, now, *call.args)
+            return pipe.execute(raise_on_error=False)
+        except (RedisError, OSError) as error:
+            raise StoreError(f"The store cannot be reached: {error}") from error
+
+    def _send_one(self, call: Call, now: Argument) -> Any:
+        try:
+            return self._client.evalsha(_source(call.script)[1], len(call.keys), *call.keys, now, *call.args)
+        except NoScriptError as error:
+            return error
+
+    def _load(self, name: str) -> None:
+        try:
+            self._client.script_load(_source(name)[0])
+        except (RedisError, OSError) as error:
+            raise StoreError(f"The store cannot be reached: {error}") from error

@@ -1,0 +1,167 @@
+"""Sessions: an ordered history of turns, and the queue of those that have not ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from shared.errors import StoreError
+from shared.ids import SessionRef, TurnRef
+from shared.log.keys import Keys
+from shared.log.scripts import Scripts
+from shared.log.turn_log import TurnLog
+
+SWEEP_DELAY_S = 60
+"""How long the keys of a deleted session stay, so that tails see its turns end."""
+
+_PAGE = 500
+_SECOND_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A session. `idle_ttl_s` is None for one that persists, else how long it lives after its last turn."""
+
+    session_id: str
+    agent_id: str
+    session_name: str
+    started_at: str
+    idle_ttl_s: float | None = None
+
+
+class SessionStore:
+    """Creates, lists and removes sessions. One per process; raises StoreError like the log."""
+
+    def __init__(self, *, client: Redis, keys: Keys, log: TurnLog, now_us: int | None = None) -> None:
+        self._client = client
+        self._keys = keys
+        self._log = log
+        self._scripts = Scripts(client=client, now_us=now_us)
+
+    def create(self, ref: SessionRef, session: Session) -> None:
+        """Write the session, then its agent's index: the index is never the truth about a session."""
+        keys, ttl = self._keys.session(ref), session.idle_ttl_s
+        now = self._now_us()
+        fields: dict[str | bytes, str | bytes | float | int] = {
+            "tenant": ref.tenant,
+            "session_id": session.session_id,
+            "agent_id": session.agent_id,
+            "session_name": session.session_name,
+            "started_at": session.started_at,
+            "idle_ttl_us": "" if ttl is None else int(ttl * _SECOND_US),
+        }
+        try:
+            pipe = self._client.pipeline(transaction=True)
+            pipe.hset(keys.session, mapping=fields)  # type: ignore[arg-type]
+            if ttl is not None:
+                pipe.zadd(self._keys.shard(ref.shard).due, {ref.member: now + int(ttl * _SECOND_US)})
+            pipe.execute()
+            index = self._keys.agent_sessions(ref.tenant, session.agent_id)
+            self._client.zadd(index, {session.session_id: now})
+        except (RedisError, OSError) as error:
+            raise StoreError(f"The store refused the session: {error}") from error
+
+    def get(self, ref: SessionRef) -> Session | None:
+        """The session, or None where there is none or it is deleted."""
+        return self._get_many([ref])[0]
+
+    def of_agent(self, tenant: str, agent_id: str, *, start: int, count: int) -> list[Session]:
+        """An agent's sessions, oldest first. `start` and `count` as in a slice."""
+        index = self._keys.agent_sessions(tenant, agent_id)
+        ids = [raw.decode() for raw in self._range(index, start, start + count - 1)]
+        found = self._get_many([SessionRef(tenant, session_id) for session_id in ids])
+        return [session for session in found if session is not None]
+
+    def turns(self, ref: SessionRef, *, start: int = 0, count: int | None = None) -> list[TurnRef]:
+        """The session's turns in the order of their acceptance."""
+        stop = -1 if count is None else start + count - 1
+        ids = self._range(self._keys.session(ref).turns, start, stop)
+        return [TurnRef(ref.tenant, ref.session_id, raw.decode()) for raw in ids]
+
+    def delete(self, ref: SessionRef) -> list[TurnRef]:
+        """Mark as deleted and end its unfinished turns, which it returns. A sweep removes the keys later."""
+        shard = self._keys.shard(ref.shard)
+        keys = self._keys.session(ref)
+        reply = self._scripts.call("tombstone", [keys.session, keys.queue, shard.due], [ref.member])
+        if reply[0] == b"GONE":
+            return []
+        ended = [TurnRef(ref.tenant, ref.session_id, raw.decode()) for raw in reply[2:]]
+        for turn in reversed(ended):  # from the tail, so that none of them becomes head and is dispatched
+            self._log.cancel(turn, reason="Its session was deleted.", end_running=True)
+        return ended
+
+    def sweep(self, ref: SessionRef) -> bool:
+        """What is due for an idle or deleted session; may be repeated, and goes on where one broke off.
+
+        A session past its idle time is deleted; a deleted one loses its keys a minute later. True: it is gone.
+        """
+        keys, shard = self._keys.session(ref), self._keys.shard(ref.shard)
+        try:
+            values = self._client.hmget(keys.session, ["deleted", "agent_id"])
+        except (RedisError, OSError) as error:
+            raise StoreError(f"The store cannot be read: {error}") from error
+        deleted, agent_id = cast(list[bytes | None], values)
+        self.delete(ref)
+        if deleted is None and agent_id is not None:
+            deleted = str(self._now_us()).encode()
+        remove_at = int(deleted or 0) + SWEEP_DELAY_S * _SECOND_US
+        if agent_id is not None and self._now_us() < remove_at:
+            self._client.zadd(shard.due, {ref.member: remove_at})
+            return False
+        self._remove(ref, agent_id.decode() if agent_id else "")
+        return True
+
+    def _remove(self, ref: SessionRef, agent_id: str) -> None:
+        """Turns first and the session last, so that a sweep that broke off finds the rest."""
+        keys, shard = self._keys.session(ref), self._keys.shard(ref.shard)
+        while turns := self.turns(ref, count=_PAGE):
+            pipe = self._client.pipeline(transaction=False)
+            for turn in turns:
+                names = self._keys.turn(turn)
+                pipe.unlink(names.turn, names.events, names.private, names.blobs)
+                pipe.zrem(shard.ended, turn.member)
+                pipe.zrem(keys.turns, turn.turn_id)
+            pipe.execute()
+        self._client.zrem(self._keys.agent_sessions(ref.tenant, agent_id), ref.session_id)
+        self._client.unlink(keys.session, keys.queue, keys.turns)
+        self._client.zrem(shard.due, ref.member)
+
+    def _get_many(self, refs: Sequence[SessionRef]) -> list[Session | None]:
+        try:
+            pipe = self._client.pipeline(transaction=False)
+            for ref in refs:
+                pipe.hmget(self._keys.session(ref).session, _FIELDS)
+            rows = pipe.execute()
+        except (RedisError, OSError) as error:
+            raise StoreError(f"The store cannot be read: {error}") from error
+        return [_session(row) for row in rows]
+
+    def _range(self, key: str, start: int, stop: int) -> list[bytes]:
+        try:
+            return cast(list[bytes], self._client.zrange(key, start, stop))
+        except (RedisError, OSError) as error:
+            raise StoreError(f"The store cannot be read: {error}") from error
+
+    def _now_us(self) -> int:
+        if self._scripts.now_us is not None:
+            return self._scripts.now_us
+        seconds, micros = self._client.time()
+        return int(seconds) * _SECOND_US + int(micros)
+
+
+_FIELDS = ("session_id", "agent_id", "session_name", "started_at", "idle_ttl_us", "deleted")
+
+
+def _session(row: list[bytes | None]) -> Session | None:
+    session_id, agent_id, name, started_at, ttl, deleted = (None if raw is None else raw.decode() for raw in row)
+    if not session_id or agent_id is None or name is None or started_at is None or deleted:
+        return None
+    return Session(
+        session_id=session_id,
+        agent_id=agent_id,
+        session_name=name,
+        started_at=started_at,
+        idle_ttl_s=int(ttl) / _SECOND_US if ttl else None,
+    )
