@@ -1,5 +1,6 @@
 """What every test may use: a real store of the test run's own, and keys of the test's own in it."""
 
+import os
 import secrets
 import shutil
 import subprocess
@@ -24,7 +25,11 @@ def redis_url() -> Iterator[str]:
     log = folder / "store.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            store.command(), env=store.environ(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            store.command(),
+            env=store.environ(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
         )
     try:
         wait_for(lambda: store.answers() or process.poll() is not None, "the store answers")

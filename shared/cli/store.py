@@ -4,6 +4,7 @@ import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -53,14 +54,14 @@ class LocalStore:
             "save": "",
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
-            "loglevel": "notice",
+            "loglevel": "warning",
         }
         flags = [part for name, value in options.items() for part in (f"--{name}", value)]
         return (str(self.binary.path), *flags)
 
-    def environ(self) -> dict[str, str]:
-        """What the server needs of its environment: a locale that exists everywhere, else it refuses."""
-        return {"LC_ALL": "C"}
+    def environ(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """The server's environment: in a locale that is not installed it would refuse to start."""
+        return {**inherited, "LC_ALL": "C"}
 
     def answers(self) -> bool:
         """Whether the server takes commands now; False while it starts or still loads its data."""
@@ -115,13 +116,9 @@ def make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise ConfigError(
-            f"The folder {folder} cannot be made: {error.strerror}. Choose one with --data."
-        ) from error
+        raise ConfigError(f"The folder {folder} cannot be made: {error.strerror}. Choose one with --data.") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ConfigError(
-            f"{folder} is not a folder of this user's. Remove it, or choose another with --data."
-        )
+        raise ConfigError(f"{folder} is not a folder of this user's. Remove it, or choose another with --data.")
     folder.chmod(0o700)
 
 

@@ -1,0 +1,44 @@
+"""What a development stack consists of: which processes, with which commands and environment."""
+
+import sys
+from collections.abc import Mapping
+
+from shared.cli.child import ChildSpec
+from shared.cli.store import LocalStore
+from shared.settings import Settings
+
+API_COMMAND = (sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app")
+WORKER_COMMAND = (sys.executable, "-m", "worker")
+
+# Stages, in the order of starting; stopping goes the other way round. Their graces add up to less than the
+# ten seconds in which a stop has to be done.
+STORE, WORKER, API = 0, 1, 2
+STORE_GRACE_S, WORKER_GRACE_S, API_GRACE_S = 2.5, 3.5, 2.5
+
+
+def store_child(store: LocalStore, *, environ: Mapping[str, str]) -> ChildSpec:
+    """The store's own server. `environ` is what it inherits."""
+    return ChildSpec(
+        name="store",
+        command=store.command(),
+        environ=store.environ(environ),
+        stage=STORE,
+        grace_s=STORE_GRACE_S,
+    )
+
+
+def room_children(settings: Settings, *, environ: Mapping[str, str]) -> list[ChildSpec]:
+    """The workers and the API. `environ` is what they inherit; the settings go on top of it."""
+    env = {**environ, **settings.as_environ(), "PYTHONUNBUFFERED": "1"}
+    workers = [
+        ChildSpec(
+            name=f"worker-{number}",
+            command=WORKER_COMMAND,
+            environ=env,
+            stage=WORKER,
+            grace_s=WORKER_GRACE_S,
+        )
+        for number in range(1, settings.workers + 1)
+    ]
+    api = ChildSpec(name="api", command=API_COMMAND, environ=env, stage=API, grace_s=API_GRACE_S)
+    return [*workers, api]
