@@ -14,7 +14,8 @@ RUN_FLAGS := $(if $(PORT),--port '$(PORT)') $(if $(WORKERS),--workers '$(WORKERS
 .PHONY: help run setup setup-dev test lint types format unit contracts integration acceptance real bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z -]+:.*## ' Makefile | sed -E 's/:.*## /|/' | \
+		awk -F'|' '{ n = split($$1, name, " "); for (i = 1; i <= n; i++) printf "  make %-12s %s\n", name[i], $$2 }'
 
 run: .venv/.run ## Run store, API and workers here (PORT=8321 WORKERS=1 API_PROCESSES=1 CONFIG=file DATA=folder)
 	@exec .venv/bin/turnstone dev --with-parent $(RUN_FLAGS)
