@@ -5,7 +5,7 @@
 
 # The first of these that is recent enough makes the virtual environment.
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
-PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check
+PIP := .venv/bin/python -m pip -qq --disable-pip-version-check
 
 RUN_FLAGS := $(if $(PORT),--port '$(PORT)') $(if $(WORKERS),--workers '$(WORKERS)') \
 	$(if $(API_PROCESSES),--api-processes '$(API_PROCESSES)') $(if $(CONFIG),--config '$(CONFIG)') \

@@ -102,8 +102,9 @@ class Child:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def _relay(self, output: IO[bytes]) -> None:
-        while line := output.readline(LONGEST_LINE):
-            self._on_line(self.spec.name, line.decode(errors="replace").rstrip("\r\n"))
+        with output:
+            while line := output.readline(LONGEST_LINE):
+                self._on_line(self.spec.name, line.decode(errors="replace").rstrip("\r\n"))
 
     def _watch(self) -> None:
         self._process.wait()
