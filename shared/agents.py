@@ -6,11 +6,10 @@ from typing import cast
 
 import orjson
 from redis import Redis
-from redis.exceptions import RedisError
 
-from shared.errors import StoreError
 from shared.events import Json
 from shared.log.keys import Keys
+from shared.redis_client import translated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +31,9 @@ class AgentStore:
     def create(self, tenant: str, agent: Agent) -> None:
         """Write the agent, then the tenant's index."""
         body = {"agent_config": agent.agent_config, "created_at": agent.created_at}
-        try:
+        with translated():
             self._client.set(self._keys.agent(tenant, agent.agent_id), orjson.dumps(body))
             self._client.zadd(self._keys.agents(tenant), {agent.agent_id: time.time()})
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store refused the agent: {error}") from error
 
     def get(self, tenant: str, agent_id: str) -> Agent | None:
         """The agent, or None."""
@@ -44,29 +41,23 @@ class AgentStore:
 
     def page(self, tenant: str, *, start: int, count: int) -> list[Agent]:
         """A tenant's agents, oldest first. `start` and `count` as in a slice."""
-        try:
+        with translated():
             raw = self._client.zrange(self._keys.agents(tenant), start, start + count - 1)
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store cannot be read: {error}") from error
         found = self._get_many(tenant, [item.decode() for item in cast(list[bytes], raw)])
         return [agent for agent in found if agent is not None]
 
     def delete(self, tenant: str, agent_id: str) -> bool:
         """Remove the agent itself; its sessions are deleted before. False where there was none."""
-        try:
+        with translated():
             removed = self._client.delete(self._keys.agent(tenant, agent_id))
             self._client.zrem(self._keys.agents(tenant), agent_id)
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store refused: {error}") from error
         return bool(removed)
 
     def _get_many(self, tenant: str, agent_ids: list[str]) -> list[Agent | None]:
         if not agent_ids:
             return []
-        try:
+        with translated():
             rows = self._client.mget([self._keys.agent(tenant, agent_id) for agent_id in agent_ids])
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store cannot be read: {error}") from error
         return [_agent(agent_id, cast(bytes | None, row)) for agent_id, row in zip(agent_ids, rows, strict=True)]
 
 

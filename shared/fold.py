@@ -52,12 +52,10 @@ class TurnState:
     """The client's responses that no finished step holds yet."""
     error: Json | None = None
     config: Json = field(default_factory=dict)
-    last_seq: int = 0
     last_time: str = ""
 
     def apply(self, event: Event) -> None:
         """Take in the next event."""
-        self.last_seq += 1
         _REDUCERS[type(event)](self, event)
 
     @property

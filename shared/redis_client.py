@@ -1,8 +1,14 @@
 """Connections to the store."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
+
+from shared.errors import StoreError
 
 _CONNECTIONS = 200
 """Per process. A thousand greenlets share them: each holds one for the time of a round trip only."""
@@ -23,3 +29,12 @@ def connect(url: str, *, socket_timeout: float = 5) -> Redis:
         retry=Retry(NoBackoff(), 0),
     )
     return Redis(connection_pool=pool)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Every fault of the store as a StoreError."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise StoreError(f"The store cannot be reached or refuses: {error}") from error

@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 from redis import Redis
-from redis.exceptions import RedisError
 
-from shared.errors import InvalidRequest, StoreError
+from shared.errors import InvalidRequest
 from shared.log.keys import Keys
+from shared.redis_client import translated
 
 Json = dict[str, Any]
 
@@ -78,17 +78,13 @@ class RegistryStore:
         self._digest = digest
 
     def publish(self, registry: Registry) -> None:
-        try:
+        with translated():
             self._client.set(self._keys.registry(self._digest), orjson.dumps(registry))
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store refused the registry: {error}") from error
 
     def read(self) -> Registry | None:
         """The registry, or None where no worker of this config has published one yet."""
-        try:
+        with translated():
             raw = self._client.get(self._keys.registry(self._digest))
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store cannot be read: {error}") from error
         if raw is None:
             return None
         body = orjson.loads(raw)
@@ -99,24 +95,18 @@ class RegistryStore:
 
     def alive(self, worker: str) -> None:
         """A worker's sign of life."""
-        try:
+        with translated():
             pipe = self._client.pipeline(transaction=False)
             pipe.zadd(self._keys.workers, {worker: time.time()})
             pipe.zremrangebyscore(self._keys.workers, 0, time.time() - 10 * WORKER_TIMEOUT_S)
             pipe.execute()
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store cannot be reached: {error}") from error
 
     def gone(self, worker: str) -> None:
         """A worker's farewell."""
-        try:
+        with translated():
             self._client.zrem(self._keys.workers, worker)
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store cannot be reached: {error}") from error
 
     def workers(self) -> int:
         """How many workers have been heard of lately."""
-        try:
+        with translated():
             return self._client.zcount(self._keys.workers, time.time() - WORKER_TIMEOUT_S, "+inf")
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store cannot be reached: {error}") from error

@@ -8,6 +8,7 @@ from redis import Redis
 
 from shared.ids import TurnRef
 from shared.log.keys import Keys
+from shared.redis_client import translated
 
 INLINE_LIMIT = 64 * 1024
 """Bytes up to which a value lies in its entry."""
@@ -52,13 +53,16 @@ class RedisBlobs(BlobStore):
         self._keys = keys
 
     def put(self, ref: TurnRef, name: str, value: bytes) -> None:
-        self._client.hset(self._keys.turn(ref).blobs, name, value)
+        with translated():
+            self._client.hset(self._keys.turn(ref).blobs, name, value)
 
     def get(self, ref: TurnRef, name: str) -> bytes:
-        value = self._client.hget(self._keys.turn(ref).blobs, name)
+        with translated():
+            value = self._client.hget(self._keys.turn(ref).blobs, name)
         if value is None:
             raise KeyError(name)
         return bytes(value)  # type: ignore[arg-type]
 
     def delete(self, ref: TurnRef) -> None:
-        self._client.unlink(self._keys.turn(ref).blobs)
+        with translated():
+            self._client.unlink(self._keys.turn(ref).blobs)

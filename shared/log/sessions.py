@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import cast
 
 from redis import Redis
-from redis.exceptions import RedisError
 
-from shared.errors import StoreError
 from shared.ids import SessionRef, TurnRef
 from shared.log.keys import Keys
 from shared.log.scripts import Scripts
 from shared.log.turn_log import TurnLog
+from shared.redis_client import translated
 
 SWEEP_DELAY_S = 60
 """How long the keys of a deleted session stay, so that tails see its turns end."""
@@ -52,7 +51,7 @@ class SessionStore:
             "started_at": session.started_at,
             "idle_ttl_us": "" if ttl is None else int(ttl * _SECOND_US),
         }
-        try:
+        with translated():
             pipe = self._client.pipeline(transaction=True)
             pipe.hset(keys.session, mapping=fields)  # type: ignore[arg-type]
             if ttl is not None:
@@ -60,8 +59,6 @@ class SessionStore:
             pipe.execute()
             index = self._keys.agent_sessions(ref.tenant, session.agent_id)
             self._client.zadd(index, {session.session_id: now})
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store refused the session: {error}") from error
 
     def get(self, ref: SessionRef) -> Session | None:
         """The session, or None where there is none or it is deleted."""
@@ -98,10 +95,8 @@ class SessionStore:
         A session past its idle time is deleted; a deleted one loses its keys a minute later. True: it is gone.
         """
         keys, shard = self._keys.session(ref), self._keys.shard(ref.shard)
-        try:
+        with translated():
             values = self._client.hmget(keys.session, ["deleted", "agent_id"])
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store cannot be read: {error}") from error
         deleted, agent_id = cast(list[bytes | None], values)
         self.delete(ref)
         if deleted is None and agent_id is not None:
@@ -129,20 +124,16 @@ class SessionStore:
         self._client.zrem(shard.due, ref.member)
 
     def _get_many(self, refs: Sequence[SessionRef]) -> list[Session | None]:
-        try:
+        with translated():
             pipe = self._client.pipeline(transaction=False)
             for ref in refs:
                 pipe.hmget(self._keys.session(ref).session, _FIELDS)
             rows = pipe.execute()
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store cannot be read: {error}") from error
         return [_session(row) for row in rows]
 
     def _range(self, key: str, start: int, stop: int) -> list[bytes]:
-        try:
+        with translated():
             return cast(list[bytes], self._client.zrange(key, start, stop))
-        except (RedisError, OSError) as error:
-            raise StoreError(f"The store cannot be read: {error}") from error
 
     def _now_us(self) -> int:
         if self._scripts.now_us is not None:

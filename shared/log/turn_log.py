@@ -55,6 +55,7 @@ class Claim:
     private_last: int
     attempts: int
     ordinal: int
+    claimed_at: str
     first: list[Entry]
     config: list[PrivateEntry]
 
@@ -170,10 +171,11 @@ class TurnLog:
             self._keys.session(ref.session),
             self._keys.shard(ref.shard),
         )
+        claimed_at = now_iso()
         reply = self._scripts.call(
             "claim",
             [turn.turn, turn.events, session.queue, shard.due, shard.leases, turn.private],
-            [ref.turn_id, ref.member, token, self._lease_us, SCHEMA_VERSION, worker, now_iso(), shard.channel,
+            [ref.turn_id, ref.member, token, self._lease_us, SCHEMA_VERSION, worker, claimed_at, shard.channel,
              SCHEMA_VERSION],
         )  # fmt: skip
         if reply[0] != b"CLAIMED":
@@ -189,6 +191,7 @@ class TurnLog:
             private_last=numbers[2],
             attempts=numbers[3],
             ordinal=numbers[4],
+            claimed_at=claimed_at,
             first=decode_entries(ref, reply[7], self._blobs) if started else [],
             config=decode_private(ref, reply[8], self._blobs) if started else [],
         )

@@ -1,0 +1,71 @@
+"""What the model gets to read: instructions, the session's earlier turns, this turn so far."""
+
+from collections.abc import Iterable
+
+from shared.events import Json
+from shared.fold import TurnState
+
+_UNANSWERED = "The turn ended before this tool was run: its outcome is unknown."
+
+
+def chat_messages(history: Iterable[Json], state: TurnState) -> list[Json]:
+    """All messages for the next inference of a turn. `history` are the session's earlier turns, in order."""
+    messages: list[Json] = []
+    if instructions := state.config.get("instructions"):
+        messages.append({"role": "system", "content": instructions})
+    for turn in history:
+        messages += turn_messages(turn["input_messages"], turn["steps"])
+    return messages + turn_messages(with_documents(state.input_messages, state.documents), state.steps)
+
+
+def turn_messages(inputs: list[Json], steps: list[Json]) -> list[Json]:
+    """A turn as messages: its input, then each finished reply with the responses to its calls.
+
+    Providers refuse a history in which a tool call has no answer, so a call that a canceled or failed turn left
+    open gets one.
+    """
+    messages = list(inputs)
+    unanswered: dict[str, Json] = {}
+    for step in steps:
+        if step["completed_at"] is None:
+            continue
+        if step["step_type"] == "inference":
+            messages += _close(unanswered)
+            reply = step["model_response"]
+            messages.append(reply)
+            unanswered = {call["call_id"]: call for call in reply["tool_calls"]}
+        elif step["step_type"] == "tool_execution":
+            for response in step["tool_responses"]:
+                unanswered.pop(response["call_id"], None)
+                messages.append(_tool_message(response["call_id"], response["content"]))
+    return messages + _close(unanswered)
+
+
+def with_documents(inputs: list[Json], documents: list[Json]) -> list[Json]:
+    """The input with its documents as context of the last user message."""
+    if not documents:
+        return inputs
+    items: list[Json] = []
+    for document in documents:
+        items += _items(document["content"])
+    for at in range(len(inputs) - 1, -1, -1):
+        if inputs[at]["role"] == "user":
+            message = {**inputs[at], "context": _items(inputs[at].get("context") or []) + items}
+            return [*inputs[:at], message, *inputs[at + 1 :]]
+    return [*inputs, {"role": "user", "content": items}]
+
+
+def _items(content: object) -> list[Json]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if isinstance(content, dict):
+        return [content]
+    return list(content) if isinstance(content, list) else []
+
+
+def _close(unanswered: dict[str, Json]) -> list[Json]:
+    return [_tool_message(call_id, _UNANSWERED) for call_id in unanswered]
+
+
+def _tool_message(call_id: str, content: object) -> Json:
+    return {"role": "tool", "call_id": call_id, "content": content}

@@ -1,0 +1,170 @@
+"""The journal: turns hand it events, one greenlet writes them for all of them (group commit).
+
+While a round trip is in flight the next batch gathers, so the first token leaves at once and batches grow with
+load. Text deltas of one step that wait together become one event; an event that has been sent is frozen.
+"""
+
+import logging
+from collections.abc import Callable
+
+import gevent
+from gevent.event import Event as Signal
+
+from shared.errors import Fenced, LogError, StoreError, TailMismatch
+from shared.events import Event, StepProgress
+from shared.fold import TurnState
+from shared.ids import TurnRef
+from shared.log.turn_log import Claim, TurnLog, Write, Written
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class TurnWriter:
+    """One owned turn: its state, what is to be written, and where its log ends.
+
+    `emit` never waits; `settle` waits until everything is in the store. Both raise Fenced once the turn is lost.
+    """
+
+    def __init__(self, *, claim: Claim, state: TurnState, journal: "Journal") -> None:
+        self.ref: TurnRef = claim.ref
+        self.token = claim.token
+        self.state = state
+        self._journal = journal
+        self._last = claim.last
+        self._private_last = claim.private_last
+        self._pending: list[Event] = []
+        self._sent: Write | None = None
+        self._lost: LogError | None = None
+        self._idle = Signal()
+        self._idle.set()
+        self._on_cancel: Callable[[], None] = lambda: None
+
+    def emit(self, event: Event) -> None:
+        """Take the event into the state and have it written."""
+        if self._lost is not None:
+            raise self._lost
+        self.state.apply(event)
+        if self._pending and (merged := _merge(self._pending[-1], event)) is not None:
+            self._pending[-1] = merged
+        else:
+            self._pending.append(event)
+        self._idle.clear()
+        self._journal.wake(self)
+
+    def settle(self) -> None:
+        """Wait until all that was emitted is in the store."""
+        self._idle.wait()
+        if self._lost is not None:
+            raise self._lost
+
+    def last_write(self, *events: Event) -> Write:
+        """Everything that is not yet in the store plus `events`, for the caller to write with finish or pause."""
+        self.settle()
+        for event in events:
+            self.state.apply(event)
+        return Write(ref=self.ref, token=self.token, last=self._last, private_last=self._private_last, events=events)
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """What to do when a write's reply says that cancel was asked for."""
+        self._on_cancel = callback
+
+    def begin(self) -> Write | None:
+        """The next batch, or the one in doubt again. Called by the journal only."""
+        if self._sent is None and self._pending:
+            events, self._pending = self._pending, []
+            self._sent = Write(
+                ref=self.ref, token=self.token, last=self._last, private_last=self._private_last, events=events
+            )
+        return self._sent
+
+    def landed(self, result: Written | LogError | StoreError) -> None:
+        """The outcome of the batch. Called by the journal only."""
+        sent = self._sent
+        if sent is None:
+            return
+        if isinstance(result, TailMismatch) and result.last == sent.last + len(sent.events):
+            # The reply to an earlier try was lost; the batch is in the log.
+            result = Written(result.last, result.private_last, False)
+        if isinstance(result, StoreError):
+            self._journal.wake(self)
+        elif isinstance(result, LogError):
+            self._lose(result)
+        else:
+            self._last, self._private_last, self._sent = result.last, result.private_last, None
+            self._after(result)
+
+    def _after(self, result: Written) -> None:
+        if self._pending:
+            self._journal.wake(self)
+        else:
+            self._idle.set()
+        if result.cancel:
+            self._on_cancel()
+
+    def _lose(self, error: LogError) -> None:
+        self._lost = error if isinstance(error, Fenced) else Fenced(error.message)
+        self._pending, self._sent = [], None
+        self._idle.set()
+
+
+class Journal:
+    """Writes the events of all turns of this process. `start` it once, `stop` it after the last turn."""
+
+    def __init__(self, *, log: TurnLog) -> None:
+        self._log = log
+        self._dirty: dict[TurnWriter, None] = {}
+        self._wake = Signal()
+        self._greenlet: gevent.Greenlet | None = None
+
+    def start(self) -> None:
+        self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    def open(self, claim: Claim, state: TurnState) -> TurnWriter:
+        """A writer for a turn that this process has claimed."""
+        return TurnWriter(claim=claim, state=state, journal=self)
+
+    def wake(self, writer: TurnWriter) -> None:
+        self._dirty[writer] = None
+        self._wake.set()
+
+    def _run(self) -> None:
+        failures = 0
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            failures = 0 if self._flush() else failures + 1
+            if failures:
+                gevent.sleep(_RETRY_S[min(failures, len(_RETRY_S)) - 1])
+
+    def _flush(self) -> bool:
+        """Write one batch for each turn that has something. False where the store could not be written."""
+        writers, self._dirty = list(self._dirty), {}
+        batches = [(writer, write) for writer in writers if (write := writer.begin()) is not None]
+        if not batches:
+            return True
+        try:
+            results: list[Written | LogError | StoreError] = self._log.append_many([write for _, write in batches])
+        except StoreError as error:
+            results = [error] * len(batches)
+        failed = next((result for result in results if isinstance(result, StoreError)), None)
+        if failed is not None:
+            logger.warning("events wait for the store: %s", failed)
+        for (writer, _), result in zip(batches, results, strict=True):
+            writer.landed(result)
+        return failed is None
+
+
+def _merge(before: Event, event: Event) -> StepProgress | None:
+    """One event for two text deltas of a step, or None."""
+    if not isinstance(before, StepProgress) or not isinstance(event, StepProgress):
+        return None
+    if before.step_id != event.step_id or before.delta["type"] != "text" or event.delta["type"] != "text":
+        return None
+    text = before.delta["text"] + event.delta["text"]
+    return StepProgress(step_type=event.step_type, step_id=event.step_id, delta={"type": "text", "text": text})

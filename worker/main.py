@@ -1,0 +1,62 @@
+"""Starts a worker: run config, providers, Celery with its gevent pool."""
+
+import logging
+import os
+import sys
+
+from celery import signals
+
+from shared.errors import ConfigError
+from shared.hints import RUN_TURN, TURNS_QUEUE, celery_app
+from shared.runconfig import load
+from shared.settings import Settings
+from worker.providers.instances import build_inference
+from worker.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Run until SIGTERM. Exits with 78 (EX_CONFIG) and one line where the configuration is wrong."""
+    try:
+        settings = Settings.from_env()
+        config = load(settings.config_path, os.environ)
+        providers = build_inference(config)
+    except ConfigError as error:
+        sys.exit(f"turnstone worker: {error}")
+    app = celery_app(settings.broker_url)
+    runtime = Runtime(settings=settings, config=config, providers=providers, app=app)
+    app.task(name=RUN_TURN)(runtime.run)
+    _wire(runtime)
+    app.worker_main(_arguments(settings))
+
+
+def _wire(runtime: Runtime) -> None:
+    """Tie the runtime's life to Celery's. Strong references: Celery's signals hold weak ones by default."""
+    signals.setup_logging.connect(_setup_logging, weak=False)
+    signals.worker_ready.connect(lambda **_: runtime.start(), weak=False)
+    signals.worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
+    signals.worker_shutdown.connect(lambda **_: runtime.stop(), weak=False)
+
+
+def _arguments(settings: Settings) -> list[str]:
+    return [
+        "--quiet",
+        "worker",
+        "--pool=gevent",
+        f"--concurrency={settings.concurrency}",
+        f"--queues={TURNS_QUEUE}",
+        f"--hostname=turns-{os.getpid()}@%h",
+        # Nobody reads them, and their queues outlive their workers.
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+    ]
+
+
+def _setup_logging(**_: object) -> None:
+    """One plain format; the supervisor, or whatever collects the logs, adds the rest."""
+    level = os.environ.get("TURNSTONE_LOG_LEVEL", "INFO")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    for noisy in ("celery", "kombu", "amqp", "httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

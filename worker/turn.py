@@ -1,0 +1,220 @@
+"""The life of one claimed turn in this worker: from its claim to its end, rest or release."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import orjson
+
+from shared.clock import Stamps
+from shared.errors import Fenced, ProviderError, StoreError
+from shared.events import (
+    Event,
+    Json,
+    StepAbandoned,
+    StepComplete,
+    StepStart,
+    TurnAwaitingInput,
+    TurnCanceled,
+    TurnComplete,
+    TurnFailed,
+    TurnStart,
+)
+from shared.fold import TurnState, fold
+from shared.hints import Hints
+from shared.ids import TurnRef, new_step_id
+from shared.log.reader import LogReader
+from shared.log.turn_log import Claim, TurnLog
+from shared.status import TurnStatus
+from worker.context import chat_messages
+from worker.decide import Abandon, AwaitClient, CompleteTools, Finish, Infer, next_action
+from worker.history import History
+from worker.inference import run_inference
+from worker.interrupts import CancelAsked, Draining
+from worker.journal import Journal, TurnWriter
+from worker.providers.inference import ChatRequest
+from worker.router import Router
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+TOOLS = "tool_execution"
+_STORE_RETRY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnTools:
+    """What running a turn takes; one set per worker process."""
+
+    log: TurnLog
+    reader: LogReader
+    journal: Journal
+    history: History
+    router: Router
+    hints: Hints
+
+
+class TurnRun:
+    """Runs one claimed turn. `run` returns when the turn has ended, rests or is somebody else's."""
+
+    def __init__(self, *, claim: Claim, tools: TurnTools) -> None:
+        self._claim = claim
+        self._tools = tools
+        self._state = self._load(claim)
+        self.writer: TurnWriter = tools.journal.open(claim, self._state)
+        self._stamps = Stamps(after=self._state.last_time)
+        self._past: list[Json] | None = None
+        self.interruptible = True
+        """False once the turn's end is being written: the script decides what a late cancel means."""
+
+    @property
+    def ref(self) -> TurnRef:
+        return self._claim.ref
+
+    def run(self) -> None:
+        try:
+            while self._advance():
+                pass
+        except Fenced as lost:
+            logger.info("turn %s: %s", self.ref.turn_id, lost)
+        except CancelAsked:
+            self._end_canceled()
+        except Draining:
+            self._release()
+        except ProviderError as error:
+            self._end(TurnStatus.FAILED, self._failed(error.as_json()))
+        except StoreError as error:
+            # Nothing more can be written; the lease will lapse and somebody goes on from the log.
+            logger.warning("turn %s left where it is: %s", self.ref.turn_id, error)
+        except Exception:
+            # The boundary of a turn: whatever is wrong in it must not take the worker down or stay unsaid.
+            logger.exception("turn %s: unexpected fault", self.ref.turn_id)
+            message = "An unexpected fault in the worker; its log has the details under this turn's id."
+            self._end(TurnStatus.FAILED, self._failed({"code": "internal_error", "message": message}))
+
+    def _load(self, claim: Claim) -> TurnState:
+        """The state so far: from the claim's own reply for a fresh turn, else from the log."""
+        if claim.kind == "start":
+            state = fold(claim.first, claim.config)
+            state.apply(TurnStart(turn_id=state.turn_id, attempt=claim.attempts, started_at=claim.claimed_at))
+            return state
+        return fold(self._tools.reader.all_entries(claim.ref), self._tools.reader.private(claim.ref))
+
+    def _advance(self) -> bool:
+        """Do what comes next; False when the turn rests or has ended."""
+        match next_action(self._state):
+            case Abandon(step):
+                self.writer.emit(StepAbandoned(
+                    step_type=step.step_type, step_id=step.step_id, reason="The worker that ran it was lost."
+                ))  # fmt: skip
+            case Infer():
+                self._infer()
+            case CompleteTools(calls, responses):
+                self._complete_tools(calls, responses)
+            case AwaitClient(calls):
+                return self._await_client(calls)
+            case Finish():
+                self._end(TurnStatus.COMPLETED, self._completed())
+                return False
+        return True
+
+    def _infer(self) -> None:
+        config, done = self._state.config, len(self._state.inference_steps)
+        provider, model = self._tools.router.route(config["model"])
+        request = ChatRequest(
+            model=model,
+            messages=chat_messages(self._history(), self._state),
+            tools=config.get("client_tools") or (),
+            tool_choice=_tool_choice(config, first=done == 0),
+            sampling_params=config.get("sampling_params") or {},
+            response_format=config.get("response_format"),
+        )
+        run_inference(
+            self.writer,
+            provider=provider,
+            request=request,
+            stamps=self._stamps,
+            last_one=done + 1 >= config["max_infer_iters"],
+        )
+
+    def _history(self) -> list[Json]:
+        if self._past is None:
+            self._past = self._tools.history.before(self.ref, self._claim.ordinal)
+        return self._past
+
+    def _complete_tools(self, calls: list[Json], responses: list[Json]) -> None:
+        step = self._state.open_step
+        step_id = step.step_id if step else new_step_id()
+        started_at = step.started_at if step else self._stamps.next()
+        if step is None:
+            self.writer.emit(StepStart(step_type=TOOLS, step_id=step_id, started_at=started_at, metadata={}))
+        self.writer.emit(StepComplete(step_type=TOOLS, step_id=step_id, step_details={
+            "step_type": TOOLS,
+            "step_id": step_id,
+            "turn_id": self.ref.turn_id,
+            "started_at": started_at,
+            "completed_at": self._stamps.next(),
+            "tool_calls": calls,
+            "tool_responses": responses,
+        }))  # fmt: skip
+
+    def _await_client(self, calls: list[Json]) -> bool:
+        step = StepStart(step_type=TOOLS, step_id=new_step_id(), started_at=self._stamps.next(), metadata={})
+        self.interruptible = False
+        write = self.writer.last_write(step, TurnAwaitingInput(turn_id=self.ref.turn_id, tool_calls=calls))
+        call_ids = [call["call_id"] for call in calls]
+        if not until_stored(lambda: self._tools.log.pause(write, call_ids=call_ids)):
+            raise CancelAsked
+        return False
+
+    def _end(self, status: TurnStatus, event: Event) -> None:
+        self.interruptible = False
+        try:
+            write = self.writer.last_write(event)
+            snapshot = orjson.dumps(self._state.as_turn())
+            _, next_turn = until_stored(lambda: self._tools.log.finish(write, status=status, snapshot=snapshot))
+        except Fenced as lost:
+            logger.info("turn %s ended elsewhere: %s", self.ref.turn_id, lost)
+            return
+        if next_turn is not None:
+            self._tools.hints.send(TurnRef(self.ref.tenant, self.ref.session_id, next_turn))
+
+    def _end_canceled(self) -> None:
+        self._end(
+            TurnStatus.CANCELED,
+            TurnCanceled(turn_id=self.ref.turn_id, reason="Canceled on request.", completed_at=self._stamps.next()),
+        )
+
+    def _release(self) -> None:
+        self.interruptible = False
+        try:
+            self.writer.settle()
+            self._tools.log.release(self.ref, token=self._claim.token)
+            self._tools.hints.send(self.ref)
+        except (Fenced, StoreError) as error:
+            logger.info("turn %s not released: %s", self.ref.turn_id, error)
+
+    def _completed(self) -> TurnComplete:
+        return TurnComplete(turn_id=self.ref.turn_id, completed_at=self._stamps.next())
+
+    def _failed(self, error: Json) -> TurnFailed:
+        return TurnFailed(turn_id=self.ref.turn_id, error=error, completed_at=self._stamps.next())
+
+
+def _tool_choice(config: Json, *, first: bool) -> str:
+    """`required` or a tool's name hold for the first reply only: held on, the turn could never end."""
+    choice = (config.get("tool_config") or {}).get("tool_choice") or config.get("tool_choice") or "auto"
+    return choice if first or choice in ("auto", "none") else "auto"
+
+
+def until_stored(write: Callable[[], Result]) -> Result:
+    """Repeat a write until the store takes it or refuses: finish and pause may be repeated safely."""
+    while True:
+        try:
+            return write()
+        except StoreError as error:
+            logger.warning("a turn's end waits for the store: %s", error)
+            time.sleep(_STORE_RETRY_S)
