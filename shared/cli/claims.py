@@ -10,72 +10,74 @@ from types import TracebackType
 from shared.cli.store import make_private
 from shared.errors import ConfigError
 
-# A supervisor that was killed leaves a watchdog, which holds the folder until all has ended: at most
-# two rounds of asking and killing.
-WATCHDOG_S = 15.0
+# A supervisor that was killed leaves a watchdog, which holds the folder until all has ended: at most two rounds
+# of asking and killing, three seconds each.
+WATCHDOG_S = 20.0
 POLL_S = 0.1
 
 
 class DataFolder:
     """The folder of one stack's data, locked for as long as anything of the stack runs.
 
-    `fd` is the lock: it lasts until every process that inherited it has ended.
+    Two locks: `supervisor` is held by the supervisor alone and says that it lives; `lock`, whose descriptor
+    is `fd`, lasts until the last process that inherited it has ended.
     """
 
     def __init__(self, path: Path, *, port: int) -> None:
         self.path = path.resolve()
-        self._port = port
         self.fd = -1
+        self._port = port
+        self._supervisor_fd = -1
 
     def __enter__(self) -> "DataFolder":
         """Take the folder. Raises ConfigError where another stack has it."""
         make_private(self.path)
-        self.fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._supervisor_fd = _open(self.path / "supervisor")
+        self.fd = _open(self.path / "lock")
         try:
-            self._lock()
+            self._take()
         except ConfigError:
-            os.close(self.fd)
+            self._close()
             raise
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, str(os.getpid()).encode(), 0)
+        os.ftruncate(self._supervisor_fd, 0)
+        os.pwrite(self._supervisor_fd, str(os.getpid()).encode(), 0)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self.fd)
+        self._close()
 
-    def _lock(self) -> None:
+    def _take(self) -> None:
+        if not _try_lock(self._supervisor_fd):
+            pid = os.pread(self._supervisor_fd, 32, 0).decode(errors="replace")
+            raise ConfigError(
+                f"The data folder {self.path} is in use by another 'turnstone dev' (pid {pid}). Stop that one "
+                f"with: kill {pid}. Or start a second stack beside it: make run PORT={self._port + 1}"
+            )
         deadline = time.monotonic() + WATCHDOG_S
-        while not self._try_lock():
-            holder = self._holder()
-            # Held by a living supervisor: no use in waiting.
-            if is_running(holder) or time.monotonic() > deadline:
-                raise ConfigError(_in_use(self.path, holder, self._port))
+        while not _try_lock(self.fd):
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"Processes of an earlier stack still use the data folder {self.path}. "
+                    f"See which: lsof {self.path / 'lock'}"
+                )
             time.sleep(POLL_S)
 
-    def _try_lock(self) -> bool:
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _holder(self) -> int:
-        text = os.pread(self.fd, 32, 0).decode(errors="replace")
-        return int(text) if text.isdigit() else 0
+    def _close(self) -> None:
+        os.close(self._supervisor_fd)
+        os.close(self.fd)
 
 
-def is_running(pid: int) -> bool:
-    """Whether there is a process of this number."""
-    if pid <= 0:
-        return False
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _try_lock(fd: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:
-        return True
     return True
 
 
@@ -107,10 +109,3 @@ def free_port_after(host: str, port: int) -> int:
     """The next higher port that is free, as a suggestion."""
     following = range(port + 1, min(port + 100, 65536))
     return next((other for other in following if bind_error(host, other) is None), 18321)
-
-
-def _in_use(path: Path, holder: int, port: int) -> str:
-    return (
-        f"The data folder {path} is in use by another 'turnstone dev' (pid {holder}). "
-        f"Stop that one with: kill {holder}. Or start a second stack beside it: make run PORT={port + 1}"
-    )

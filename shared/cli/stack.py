@@ -7,8 +7,8 @@ from shared.cli.child import ChildSpec
 from shared.cli.store import LocalStore
 from shared.settings import Settings
 
-API_COMMAND = (sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app")
-WORKER_COMMAND = (sys.executable, "-m", "worker")
+API_COMMAND: tuple[str, ...] = (sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app")
+WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "worker")
 
 # Stages, in the order of starting; stopping goes the other way round. Their graces add up to less than the
 # ten seconds in which a stop has to be done.

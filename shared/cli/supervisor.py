@@ -125,7 +125,7 @@ class Supervisor:
             case StopRequested(at):
                 self._note_stop(at)
             case WatchdogEnded(lived):
-                self._plan_restart("watchdog", self._guard.revive, lived=lived)
+                self._plan_restart("watchdog", self._revive_watchdog, lived=lived)
 
     def _note_stop(self, at: float) -> None:
         if self._stop_requested is None:
@@ -141,6 +141,10 @@ class Supervisor:
         del self._children[child.spec.name]
         self._console.say(f"{child.spec.name} (pid {child.pid}) ended: {child.ending()}")
         self._plan_restart(child.spec.name, lambda: self.start(child.spec), lived=time.monotonic() - child.started)
+
+    def _revive_watchdog(self) -> None:
+        self._guard.revive()
+        self._console.say(f"started watchdog (pid {self._guard.pid})")
 
     def _plan_restart(self, name: str, restart: Callable[[], None], *, lived: float) -> None:
         if self.stop_requested:

@@ -47,18 +47,39 @@ def end_groups(groups: list[int], *, grace: float = GRACE_S) -> None:
         for group in groups:
             send(group, number)
         deadline = time.monotonic() + grace
-        while any(send(group, 0) for group in groups) and time.monotonic() < deadline:
+        while any(is_running(group) for group in groups) and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
 
 def send(group: int, number: int) -> bool:
-    """Send a signal to a process group; whether it still has a process that can take one."""
+    """Send a signal to a process group; whether there was one to take it."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
         # macOS answers EPERM where only zombies are left.
         return False
     return True
+
+
+def is_running(group: int) -> bool:
+    """Whether any process of the group still runs."""
+    return send(group, 0) and (not os.path.exists("/proc/self/stat") or _runs_in_proc(group))
+
+
+def _runs_in_proc(group: int) -> bool:
+    """The same by Linux's /proc: in a container whose first process buries nobody, zombies stay, and still
+    take signals."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                state, _, owner = file.read().rpartition(b")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(owner) == group and state not in (b"Z", b"X"):
+            return True
+    return False
 
 
 def _say(text: str) -> None:
