@@ -28,6 +28,14 @@ class _Service:
     port: int | None = None
 
 
+# Everything else is echoed.
+_GREETING = {
+    "match": r"(?i)^\s*(hi|hello|hey)\b",
+    "role": "user",
+    "text": "Hello! I am the scripted model: I answer by rules, and say back whatever no rule is for. "
+    "Set OPENAI_API_KEY or OLLAMA_HOST, or write a turnstone.yaml, to talk to a real one.",
+}
+
 # The variables that the services' own tools and Llama Stack's distributions read.
 _SERVICES = (
     _Service(provider_id="openai", key="OPENAI_API_KEY", address="OPENAI_BASE_URL", url="https://api.openai.com/v1"),
@@ -43,7 +51,8 @@ _SERVICES = (
 def default_config(environ: Mapping[str, str]) -> RunConfig:
     """The scripted model, which answers with an echo, and every service that `environ` names."""
     found = [_instance(service, environ) for service in _SERVICES if _named(service, environ)]
-    scripted = ProviderInstance(provider_id="scripted", provider_type=SCRIPTED, config={"models": ["scripted"]})
+    config = {"models": ["scripted"], "rules": [_GREETING]}
+    scripted = ProviderInstance(provider_id="scripted", provider_type=SCRIPTED, config=config)
     return RunConfig(providers=Providers(inference=(scripted, *found)))
 
 

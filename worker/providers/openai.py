@@ -1,0 +1,261 @@
+"""`remote::openai`: any server that speaks OpenAI's chat completions."""
+
+import ssl
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import count
+from typing import Any
+
+import httpcore
+import httpx
+import orjson
+
+from shared.errors import ProviderError
+from worker.providers.inference import ChatRequest, Delta, InferenceProvider, Json, Model
+from worker.providers.openai_config import OpenAIConfig
+from worker.providers.openai_faults import Faults
+from worker.providers.openai_messages import request_json
+from worker.providers.openai_reply import ReplyReader
+from worker.providers.retry import Backoff
+from worker.providers.sse import EventTooLong, event_data
+from worker.providers.wire import Body, WireBackend
+
+MAX_ERROR_BYTES = 16_384
+MAX_LISTED = 20
+# What follows the model's last token (usage, the end of the body) comes soon or is not needed.
+AFTERMATH_S = 2.0
+SAMPLE_TIMEOUT_S = 2.0
+SEND_TIMEOUT_S = 30.0
+LIST_TIMEOUT_S = 10.0
+# Below the 60 s after which common servers and balancers close a quiet connection.
+KEEPALIVE_S = 45.0
+
+# A first token that did not come in time is not asked for again: the wait would be paid once more.
+_RETRIED_CODES = frozenset({"provider_unreachable", "provider_interrupted", "provider_rate_limited", "provider_error"})
+WIRE_ERRORS = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
+
+
+class OpenAIInference(InferenceProvider):
+    """One OpenAI-compatible server. Safe to use from many greenlets or threads at once."""
+
+    provider_type = "remote::openai"
+
+    def __init__(self, *, provider_id: str, config: OpenAIConfig, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.provider_id = provider_id
+        self._config = config
+        self._sleep = sleep
+        self._backoff = Backoff(max_retries=config.max_retries)
+        secrets = [secret.get_secret_value() for secret in config.headers.values()]
+        if config.api_key is not None:
+            secrets.append(config.api_key.get_secret_value())
+        self._faults = Faults(provider_id=provider_id, url=config.url, secrets=secrets)
+        self._headers = _headers(config)
+        self._pool = _pool(config)
+        self._asks_for_usage = True
+
+    def list_models(self) -> list[Model]:
+        data = self._models_json()
+        try:
+            return [_model(entry) for entry in data["data"]]
+        except (KeyError, TypeError):
+            raise self._faults.bad_response("something else than a list of models") from None
+
+    def register_model(self, model: Model) -> Model:
+        served = [entry.resource_id for entry in self.list_models()]
+        if model.resource_id in served:
+            return model
+        shown = ", ".join(served[:MAX_LISTED]) or "nothing"
+        more = f" and {len(served) - MAX_LISTED} more" if len(served) > MAX_LISTED else ""
+        problem = f"does not serve '{model.resource_id}'. It serves: {shown}{more}."
+        raise self._faults.error("model_not_found", problem)
+
+    def chat(self, request: ChatRequest) -> Iterator[Delta]:
+        body = request_json(request, self._config, self._unsupported)
+        first, rest = self._begin(body)
+        try:
+            yield first
+            yield from rest
+        finally:
+            rest.close()
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _begin(self, body: Json) -> tuple[Delta, Generator[Delta]]:
+        """The first delta and an iterator over the others. All retries happen here."""
+        for attempt in count():
+            if not self._asks_for_usage:
+                body.pop("stream_options", None)
+            deltas = self._attempt(orjson.dumps(body), body["model"])
+            try:
+                return next(deltas), deltas
+            except ProviderError as error:
+                self._before_next_attempt(error, body, attempt)
+        raise AssertionError("unreachable")
+
+    def _before_next_attempt(self, error: ProviderError, body: Json, attempt: int) -> None:
+        """Wait as long as the next attempt has to, or raise `error` where there shall be none."""
+        if error.status in (400, 422) and "stream_options" in error.message and "stream_options" in body:
+            # A server from before usage could be asked for: it answers without.
+            self._asks_for_usage = False
+        elif attempt < self._backoff.max_retries and error.retryable and error.code in _RETRIED_CODES:
+            self._sleep(self._backoff.wait_s(attempt, error.retry_after))
+        else:
+            raise error
+
+    def _attempt(self, content: bytes, model: str) -> Generator[Delta]:
+        wait = self._config.first_token_timeout_s
+        waited = f"no first token within {wait:g} s (`first_token_timeout_s`)"
+        try:
+            with self._response("POST", "/chat/completions", wait_s=wait, content=content) as response:
+                body = self._stream_body(response, model)
+                reader = ReplyReader(faults=self._faults, on_finish=partial(body.be_patient, AFTERMATH_S))
+                deltas = reader.deltas(event_data(body))
+                first = next(deltas, None)
+                if first is not None:
+                    wait = self._config.token_timeout_s
+                    waited = f"nothing for {wait:g} s in the middle of its answer (`token_timeout_s`)"
+                    body.be_patient(wait)
+                    yield first
+                    yield from _until_complete(deltas, reader)
+                yield from reader.endings()
+                _drain(body)
+        except EventTooLong:
+            raise self._faults.bad_response("an event that does not end") from None
+        except WIRE_ERRORS as error:
+            raise self._faults.transport(error, waited=waited) from None
+
+    def _stream_body(self, response: httpcore.Response, model: str) -> Body:
+        body = Body(response)
+        headers = _text_headers(response)
+        if response.status != 200:
+            raise self._faults.refused(response.status, headers, _sample(body), model=model)
+        kind = headers.get("content-type", "").partition(";")[0].strip()
+        # Some servers forget the type of a stream; these two are certainly none.
+        if kind in ("text/html", "application/json"):
+            sample = _sample(body)
+            error = _error_in(sample)
+            if error is not None:
+                raise self._faults.in_stream(error)
+            raise self._faults.bad_response(f"{kind} instead of an event stream", sample)
+        return body
+
+    def _models_json(self) -> Any:
+        waited = f"no list of models within {LIST_TIMEOUT_S:g} s"
+        try:
+            with self._response("GET", "/models", wait_s=LIST_TIMEOUT_S) as response:
+                body = Body(response)
+                if response.status != 200:
+                    raise self._faults.refused(response.status, _text_headers(response), _sample(body))
+                return self._json(b"".join(body))
+        except WIRE_ERRORS as error:
+            raise self._faults.transport(error, waited=waited) from None
+
+    def _json(self, content: bytes) -> Any:
+        try:
+            return orjson.loads(content)
+        except orjson.JSONDecodeError:
+            raise self._faults.bad_response("something that is not JSON", content) from None
+
+    def _response(
+        self, method: str, route: str, *, wait_s: float, content: bytes | None = None
+    ) -> AbstractContextManager[httpcore.Response]:
+        connect = self._config.connect_timeout_s
+        timeout = {"connect": connect, "write": SEND_TIMEOUT_S, "read": wait_s, "pool": wait_s}
+        return self._pool.stream(
+            method,
+            self._config.url + route,
+            headers=self._headers,
+            content=content,
+            extensions={"timeout": timeout},
+        )
+
+    def _unsupported(self, problem: str) -> ProviderError:
+        return self._faults.error("unsupported_parameter", problem)
+
+
+def _until_complete(deltas: Iterator[Delta], reader: ReplyReader) -> Iterator[Delta]:
+    """The deltas; a connection that breaks after the model has stopped takes nothing away from its reply."""
+    try:
+        yield from deltas
+    except WIRE_ERRORS:
+        if reader.finish_reason is None:
+            raise
+
+
+def _drain(body: Body) -> None:
+    """Read the end of the body, so that the connection can be used again; otherwise it is closed."""
+    body.be_patient(AFTERMATH_S)
+    try:
+        for _ in body:
+            pass
+    except WIRE_ERRORS:
+        return
+
+
+def _sample(body: Body) -> bytes:
+    """The beginning of a body that is read for its error message: what can be had of it, soon."""
+    body.be_patient(SAMPLE_TIMEOUT_S)
+    sample = b""
+    try:
+        for piece in body:
+            sample += piece
+            if len(sample) >= MAX_ERROR_BYTES:
+                break
+    except WIRE_ERRORS:
+        return sample
+    return sample
+
+
+def _error_in(sample: bytes) -> Any:
+    try:
+        data = orjson.loads(sample)
+    except orjson.JSONDecodeError:
+        return None
+    return data.get("error") if isinstance(data, dict) else None
+
+
+def _text_headers(response: httpcore.Response) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+
+
+def _headers(config: OpenAIConfig) -> list[tuple[str, str]]:
+    """What every request carries. A header of the config replaces ours of the same name."""
+    # No compression: it would hold tokens back until a block is full.
+    headers = {
+        "accept": "text/event-stream, application/json",
+        "accept-encoding": "identity",
+        "content-type": "application/json",
+        "user-agent": "turnstone",
+    }
+    if config.api_key is not None and config.api_key.get_secret_value():
+        headers["authorization"] = f"Bearer {config.api_key.get_secret_value()}"
+    headers.update({name.lower(): secret.get_secret_value() for name, secret in config.headers.items()})
+    return list(headers.items())
+
+
+def _pool(config: OpenAIConfig) -> httpcore.ConnectionPool:
+    return httpcore.ConnectionPool(
+        ssl_context=_ssl_context(config),
+        max_connections=config.max_connections,
+        keepalive_expiry=KEEPALIVE_S,
+        network_backend=WireBackend(),
+    )
+
+
+def _ssl_context(config: OpenAIConfig) -> ssl.SSLContext | None:
+    """None for plain HTTP: reading the authorities takes 20 ms and 1 MB for each instance."""
+    if not config.url.startswith("https:"):
+        return None
+    if isinstance(config.tls_verify, str):
+        return ssl.create_default_context(cafile=config.tls_verify)
+    return httpx.create_ssl_context(verify=config.tls_verify, trust_env=False)
+
+
+def _model(entry: Json) -> Model:
+    name = str(entry["id"])
+    kind = str(entry.get("type") or entry.get("model_type") or "")
+    embeds = "embed" in kind.lower() or "embed" in name.lower()
+    return Model(identifier=name, resource_id=name, model_type="embedding" if embeds else "llm")
