@@ -1,0 +1,1 @@
+"""How clients follow turns: one shared reader per process, frames, polls."""
