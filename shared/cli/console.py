@@ -1,5 +1,6 @@
 """The terminal: whole lines, each with the name of the process that wrote it."""
 
+import io
 import threading
 from typing import TextIO
 
@@ -17,6 +18,9 @@ class Console:
     """
 
     def __init__(self, stream: TextIO) -> None:
+        # What a terminal cannot show is no reason to end a line, let alone the relaying.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
         self._stream = stream
         self._coloured = stream.isatty()
         self._colours: dict[str, int] = {SUPERVISOR: BOLD}

@@ -32,9 +32,10 @@ def test_it_says_what_it_found_and_started_and_what_to_try(tmp_path: Path) -> No
         stack.wait_for_line("agents/$agent/session/$session/turn")
         assert stack.stop() == 0
 
-    assert "config: none" in stack.output
-    assert "store:  Valkey" in stack.output
-    assert f"data:   {tmp_path}/.turnstone/{port}" in stack.output
+    assert "config:    none" in stack.output
+    assert "providers: scripted (inline::scripted)" in stack.output
+    assert "store:     Valkey" in stack.output
+    assert f"data:      {tmp_path}/.turnstone/{port}" in stack.output
     for name in ("store", "worker-1", "worker-2", "api"):
         assert f"started {name} (pid " in stack.output
     assert f"worker-1  | working for unix://{tmp_path}/.turnstone/{port}/store.sock" in stack.output
@@ -154,6 +155,27 @@ def test_a_taken_port_is_refused_with_the_commands_that_help(tmp_path: Path) -> 
 
     assert f"Port {port} on 127.0.0.1 cannot be used" in stack.output
     assert f"lsof -nP -iTCP:{port} -sTCP:LISTEN" in stack.output
+
+
+def test_a_mistake_in_the_run_config_is_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "turnstone.yaml").write_text("providers: 3\n")
+    with dev(tmp_path, free_port()) as stack:
+        assert stack.process.wait(10) == 2
+        stack.wait_for_line("turnstone.yaml, line 1")
+
+    assert "started" not in stack.output
+
+
+def test_a_store_that_cannot_read_its_data_is_given_up_with_a_hint(tmp_path: Path) -> None:
+    port = free_port()
+    data = tmp_path / ".turnstone" / str(port) / "appendonlydir"
+    data.mkdir(parents=True)
+    (data / "appendonly.aof.manifest").write_text("nonsense\n")
+    with dev(tmp_path, port) as stack:
+        assert stack.process.wait(20) == 2
+        stack.wait_for_line("Move that folder away")
+
+    assert "store     | " in stack.output
 
 
 def test_a_given_store_is_used_and_left_running(tmp_path: Path, redis_url: str) -> None:

@@ -104,6 +104,15 @@ def test_lines_carry_the_name_of_their_process_without_colour_off_a_terminal() -
     assert stream.getvalue() == "api       | hello\n"
 
 
+def test_a_sign_that_the_terminal_cannot_show_is_written_as_its_number() -> None:
+    binary = io.BytesIO()
+    console = Console(io.TextIOWrapper(binary, encoding="ascii"))
+
+    console.line("api", "caf\u00e9")
+
+    assert binary.getvalue() == b"api       | caf\\xe9\n"
+
+
 def test_output_that_nobody_reads_any_more_is_no_error() -> None:
     stream = io.StringIO()
     console = Console(stream)
