@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from shared.errors import StoreError
 
@@ -75,7 +75,7 @@ class Scripts:
     def _send_one(self, call: Call, now: Argument) -> Any:
         try:
             return self._client.evalsha(_source(call.script)[1], len(call.keys), *call.keys, now, *call.args)
-        except NoScriptError as error:
+        except ResponseError as error:
             return error
 
     def _load(self, name: str) -> None:

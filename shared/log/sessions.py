@@ -30,6 +30,15 @@ class Session:
     idle_ttl_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tomb:
+    """What was found of a deleted session. `deleted_us` is 0 for one that is not to be deleted."""
+
+    deleted_us: int
+    agent_id: str
+    ended: list[TurnRef]
+
+
 class SessionStore:
     """Creates, lists and removes sessions. One per process; raises StoreError like the log."""
 
@@ -79,49 +88,69 @@ class SessionStore:
 
     def delete(self, ref: SessionRef) -> list[TurnRef]:
         """Mark as deleted and end its unfinished turns, which it returns. A sweep removes the keys later."""
-        shard = self._keys.shard(ref.shard)
-        keys = self._keys.session(ref)
-        reply = self._scripts.call("tombstone", [keys.session, keys.queue, shard.due], [ref.member])
-        if reply[0] == b"GONE":
-            return []
-        ended = [TurnRef(ref.tenant, ref.session_id, raw.decode()) for raw in reply[2:]]
-        for turn in reversed(ended):  # from the tail, so that none of them becomes head and is dispatched
-            self._log.cancel(turn, reason="Its session was deleted.", end_running=True)
-        return ended
+        tomb = self._bury(ref, only_idle=False)
+        return [] if tomb is None else tomb.ended
 
     def sweep(self, ref: SessionRef) -> bool:
         """What is due for an idle or deleted session; may be repeated, and goes on where one broke off.
 
-        A session past its idle time is deleted; a deleted one loses its keys a minute later. True: it is gone.
+        A session past its idle time is deleted; a deleted one loses its keys a minute later. One that a turn was
+        accepted into since it was found due stays. True: it is gone.
         """
-        keys, shard = self._keys.session(ref), self._keys.shard(ref.shard)
-        with translated():
-            values = self._client.hmget(keys.session, ["deleted", "agent_id"])
-        deleted, agent_id = cast(list[bytes | None], values)
-        self.delete(ref)
-        if deleted is None and agent_id is not None:
-            deleted = str(self._now_us()).encode()
-        remove_at = int(deleted or 0) + SWEEP_DELAY_S * _SECOND_US
-        if agent_id is not None and self._now_us() < remove_at:
-            self._client.zadd(shard.due, {ref.member: remove_at})
+        tomb = self._bury(ref, only_idle=True)
+        if tomb is None:
+            self._remove(ref, "")
+            return True
+        if not tomb.deleted_us:
             return False
-        self._remove(ref, agent_id.decode() if agent_id else "")
+        remove_at = tomb.deleted_us + SWEEP_DELAY_S * _SECOND_US
+        if self._now_us() < remove_at:
+            with translated():
+                self._client.zadd(self._keys.shard(ref.shard).due, {ref.member: remove_at})
+            return False
+        self._remove(ref, tomb.agent_id)
         return True
+
+    def _bury(self, ref: SessionRef, *, only_idle: bool) -> _Tomb | None:
+        """Mark as deleted, then end what had not ended. None where there is no session."""
+        keys, shard = self._keys.session(ref), self._keys.shard(ref.shard)
+        reply = self._scripts.call(
+            "tombstone", [keys.session, keys.queue, shard.due], [ref.member, 1 if only_idle else 0]
+        )
+        if reply[0] == b"GONE":
+            return None
+        if reply[0] == b"ALIVE":
+            return _Tomb(deleted_us=0, agent_id="", ended=[])
+        ended = [TurnRef(ref.tenant, ref.session_id, raw.decode()) for raw in reply[3:]]
+        for turn in reversed(ended):  # from the tail, so that none of them becomes head and is dispatched
+            self._log.cancel(turn, reason="Its session was deleted.", end_running=True)
+        return _Tomb(deleted_us=int(reply[1]), agent_id=reply[2].decode(), ended=ended)
 
     def _remove(self, ref: SessionRef, agent_id: str) -> None:
         """Turns first and the session last, so that a sweep that broke off finds the rest."""
         keys, shard = self._keys.session(ref), self._keys.shard(ref.shard)
         while turns := self.turns(ref, count=_PAGE):
+            self._remove_turns(ref, turns)
+        with translated():
+            self._client.zrem(self._keys.agent_sessions(ref.tenant, agent_id), ref.session_id)
+            self._client.unlink(keys.session, keys.queue, keys.turns)
+            self._client.zrem(shard.due, ref.member)
+
+    def _remove_turns(self, ref: SessionRef, turns: Sequence[TurnRef]) -> None:
+        keys, shard = self._keys.session(ref), self._keys.shard(ref.shard)
+        with translated():
             pipe = self._client.pipeline(transaction=False)
             for turn in turns:
+                pipe.hget(self._keys.turn(turn).turn, "idempotency")
+            scopes = pipe.execute()
+            pipe = self._client.pipeline(transaction=False)
+            for turn, scope in zip(turns, scopes, strict=True):
                 names = self._keys.turn(turn)
-                pipe.unlink(names.turn, names.events, names.private, names.blobs)
+                own = [names.turn, names.events, names.private, names.blobs]
+                pipe.unlink(*own, *([scope] if scope else []))
                 pipe.zrem(shard.ended, turn.member)
                 pipe.zrem(keys.turns, turn.turn_id)
             pipe.execute()
-        self._client.zrem(self._keys.agent_sessions(ref.tenant, agent_id), ref.session_id)
-        self._client.unlink(keys.session, keys.queue, keys.turns)
-        self._client.zrem(shard.due, ref.member)
 
     def _get_many(self, refs: Sequence[SessionRef]) -> list[Session | None]:
         with translated():
@@ -138,7 +167,8 @@ class SessionStore:
     def _now_us(self) -> int:
         if self._scripts.now_us is not None:
             return self._scripts.now_us
-        seconds, micros = self._client.time()
+        with translated():
+            seconds, micros = self._client.time()
         return int(seconds) * _SECOND_US + int(micros)
 
 

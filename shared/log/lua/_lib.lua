@@ -5,8 +5,9 @@
 --   An event is four arguments: type, schema version, field, value. Field 'p' holds the payload's JSON text,
 --   'b' the name of a blob that holds it. A private record is three: kind, field, value.
 --   A script checks everything before its first write: an error in its middle is not rolled back.
---   Turn hash: tenant session_id agent_id status schema epoch token deadline last plast attempts lapses lapsed
---   released cancel hints pending digest resume_digest resume_seq created_us worker snapshot snapshot_blob
+--   Turn hash: tenant session_id agent_id status schema epoch token deadline lease last plast attempts lapses
+--   lapsed released cancel hints pending digest resume_digest resume_seq created_us worker snapshot
+--   snapshot_blob idempotency
 
 local TERMINAL = {completed = true, failed = true, canceled = true}
 local HINT_DELAY_US = 1000000 -- the publisher's own hint gets this long before the reaper repeats it
@@ -32,6 +33,16 @@ end
 -- A claim's number: rises also where a failover lost the previous one.
 local function next_epoch(previous, now)
   return math.max((tonumber(previous) or 0) + 1, now)
+end
+
+-- When the owner's lease ends. After a promotion the clock may differ: a deadline further off than one lease counts
+-- as one lease, from the moment that somebody sees it.
+local function lease_end(turn, key, leases, member, now)
+  local deadline, latest = tonumber(turn.deadline), now + tonumber(turn.lease)
+  if deadline <= latest then return deadline end
+  redis.call('HSET', key, 'deadline', int(latest))
+  redis.call('ZADD', leases, int(latest), member)
+  return latest
 end
 
 -- Appends `count` events that start at ARGV[first]; returns the last seq.
@@ -67,10 +78,12 @@ local function advance(queue, due, member, turn_id, now)
   return next_id
 end
 
--- An idle session that is not to persist becomes due for its expiry; `expires_us` is '' for one that persists.
-local function rest(session, queue, due, member, turn_id, now)
-  local ttl = redis.call('HGET', session, 'idle_ttl_us')
-  if ttl and ttl ~= '' and redis.call('LLEN', queue) == 0 then
+-- An idle session that is not to persist becomes due for its expiry; `idle_ttl_us` is '' for one that persists. A
+-- deleted one is due already, and sooner.
+local function rest(key, queue, due, member, turn_id, now)
+  local session = fields(key, 'idle_ttl_us', 'deleted')
+  local ttl = session.idle_ttl_us
+  if ttl and ttl ~= '' and not session.deleted and redis.call('LLEN', queue) == 0 then
     redis.call('ZADD', due, int(now + tonumber(ttl)), string.sub(member, 1, -#turn_id - 1))
   end
 end

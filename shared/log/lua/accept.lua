@@ -13,8 +13,8 @@ local RETRY_WINDOW_US = 200 * 1000000 -- an SDK's last retry leaves within its t
 local now = now_us()
 local turn_id = ARGV[2]
 local session = fields(KEYS[1], 'session_id', 'deleted', 'latest_turn', 'latest_digest', 'latest_us')
-if not session.session_id or session.deleted then return {'NO_SESSION'} end
 if redis.call('EXISTS', KEYS[4]) == 1 then return {'REPEATED', turn_id} end
+if not session.session_id or session.deleted then return {'NO_SESSION'} end
 if ARGV[8] == '1' then
   local first = redis.call('HMGET', KEYS[8], 'turn_id', 'digest')
   if first[1] then
@@ -42,6 +42,7 @@ end
 if ARGV[8] == '1' then
   redis.call('HSET', KEYS[8], 'turn_id', turn_id, 'digest', ARGV[7])
   redis.call('EXPIRE', KEYS[8], IDEMPOTENCY_S)
+  redis.call('HSET', KEYS[4], 'idempotency', KEYS[8]) -- it goes when its session goes
 end
 redis.call('PUBLISH', ARGV[11], ARGV[3])
 return {'ACCEPTED', turn_id, length == 1 and '1' or '0'}

@@ -8,8 +8,8 @@
 --          {'BUSY'} live lease  {'ENDED'} terminal  {'AWAITING'}  {'NOT_HEAD'}  {'NEWER', schema}  {'GONE'}
 -- Repeated with the same token while its lease lives: the same answer.
 local now = now_us()
-local turn = fields(KEYS[1], 'status', 'schema', 'epoch', 'token', 'deadline', 'last', 'plast', 'attempts',
-  'lapses', 'lapsed', 'released', 'ordinal', 'claim_kind')
+local turn = fields(KEYS[1], 'status', 'schema', 'epoch', 'token', 'deadline', 'lease', 'last', 'plast', 'attempts',
+  'lapsed', 'released', 'ordinal', 'claim_kind')
 if not turn.status then return {'GONE'} end
 if TERMINAL[turn.status] then return {'ENDED'} end
 if turn.status == 'awaiting_input' then return {'AWAITING'} end
@@ -26,8 +26,7 @@ end
 
 local lease = tonumber(ARGV[5])
 if turn.token then
-  -- After a promotion the clock may differ: a deadline further off than one lease counts as one lease.
-  local live = tonumber(turn.deadline) > now
+  local live = lease_end(turn, KEYS[1], KEYS[5], ARGV[3], now) > now
   if turn.token == ARGV[4] and live then
     return answer(turn.claim_kind, tonumber(turn.epoch), tonumber(turn.last), tonumber(turn.attempts))
   end
@@ -53,7 +52,7 @@ end
 if lapsed then redis.call('HINCRBY', KEYS[1], 'lapses', 1) end
 redis.call('HDEL', KEYS[1], 'lapsed', 'released', 'hints')
 redis.call('HSET', KEYS[1], 'status', 'in_progress', 'epoch', int(epoch), 'token', ARGV[4],
-  'deadline', int(now + lease), 'last', int(last), 'attempts', int(attempts), 'worker', ARGV[7], 'claim_kind', kind)
+  'deadline', int(now + lease), 'lease', int(lease), 'last', int(last), 'attempts', int(attempts), 'worker', ARGV[7], 'claim_kind', kind)
 redis.call('ZREM', KEYS[4], ARGV[3])
 redis.call('ZADD', KEYS[5], int(now + lease), ARGV[3])
 return answer(kind, epoch, last, attempts)

@@ -7,7 +7,7 @@
 local MAX_BACKOFF_US = 60 * 1000000
 
 local now = now_us()
-local turn = fields(KEYS[1], 'status', 'token', 'deadline', 'epoch', 'last', 'lapses', 'hints')
+local turn = fields(KEYS[1], 'status', 'token', 'deadline', 'lease', 'epoch', 'last', 'lapses', 'hints')
 if not turn.status or TERMINAL[turn.status] then
   redis.call('ZREM', KEYS[4], ARGV[3])
   redis.call('ZREM', KEYS[5], ARGV[3])
@@ -29,7 +29,7 @@ local function fail(first)
 end
 
 if turn.token then
-  if tonumber(turn.deadline) > now then return {'NOTHING'} end
+  if lease_end(turn, KEYS[1], KEYS[5], ARGV[3], now) > now then return {'NOTHING'} end
   if tonumber(turn.lapses or 0) + 1 >= tonumber(ARGV[4]) then return fail(6) end
   redis.call('HSET', KEYS[1], 'lapsed', 1)
   redis.call('HDEL', KEYS[1], 'token', 'deadline', 'worker')

@@ -7,9 +7,11 @@
 --          {'STATUS', status} it does not wait for input  {'GONE'}
 local turn = fields(KEYS[1], 'status', 'epoch', 'last', 'pending', 'resume_digest', 'resume_seq')
 if not turn.status then return {'GONE'} end
-if turn.resume_digest == ARGV[4] then return {'REPEATED', turn.resume_seq} end
+-- Pending calls come first: a provider may give its calls the same ids each time, and get the same answers.
+local fits = turn.status == 'awaiting_input' and turn.pending == ARGV[3]
+if not fits and turn.resume_digest == ARGV[4] then return {'REPEATED', turn.resume_seq} end
 if turn.status ~= 'awaiting_input' then return {'STATUS', turn.status} end
-if turn.pending ~= ARGV[3] then return {'CALLS', turn.pending} end
+if not fits then return {'CALLS', turn.pending} end
 
 local now = now_us()
 local epoch = next_epoch(turn.epoch, now)
