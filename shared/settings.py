@@ -161,7 +161,6 @@ def _log_level(env: Mapping[str, str]) -> str:
     level = env.get("TURNSTONE_LOG_LEVEL", "INFO").upper()
     if level not in LOG_LEVELS:
         raise ConfigError(
-            f"TURNSTONE_LOG_LEVEL is '{env['TURNSTONE_LOG_LEVEL']}'. It has to be one of "
-            f"{', '.join(LOG_LEVELS)}."
+            f"TURNSTONE_LOG_LEVEL is '{env['TURNSTONE_LOG_LEVEL']}'. It has to be one of {', '.join(LOG_LEVELS)}."
         )
     return level

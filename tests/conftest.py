@@ -12,6 +12,7 @@ import pytest
 from waiting import wait_for
 
 from shared.cli.binaries import find_binary
+from shared.cli.guard import Guard
 from shared.cli.store import LocalStore
 
 
@@ -30,7 +31,11 @@ def redis_url() -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            process_group=0,
         )
+    # It ends with the test run even where that is killed.
+    guard = Guard(on_exit=lambda _: None)
+    guard.add(process.pid, last=True)
     try:
         wait_for(lambda: store.answers() or process.poll() is not None, "the store answers")
         assert process.poll() is None, log.read_text()
@@ -38,6 +43,8 @@ def redis_url() -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+        guard.remove(process.pid)
+        guard.close()
         shutil.rmtree(folder)
 
 
