@@ -8,12 +8,13 @@ chunked framing itself and then tells the parser that the body has ended, so tha
 """
 
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpcore
 
-READ_BYTES = 65_536
+READ_BYTES = 16_384
 MAX_HEAD_BYTES = 65_536
 MAX_SIZE_LINE_BYTES = 1_024
 
@@ -31,6 +32,8 @@ class Wire(httpcore.NetworkStream):
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
+        self._socket: socket.socket = stream.get_extra_info("socket")
+        self._socket_timeout: float | None = -1.0
         self._held = b""
         self._in_head = True
         self.patience: float | None = None
@@ -39,15 +42,26 @@ class Wire(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         self.at_body = False
         if self._in_head:
-            return self._read_head(max_bytes, timeout)
-        return self.take(max_bytes, timeout)
+            return self._read_head(timeout)
+        return self.take(timeout)
 
-    def take(self, max_bytes: int = READ_BYTES, timeout: float | None = None) -> bytes:
+    def take(self, timeout: float | None = None) -> bytes:
         """The next bytes, whatever they are; none at the end of the connection."""
         if self._held:
             held, self._held = self._held, b""
             return held
-        return self._stream.read(max_bytes, timeout if self.patience is None else self.patience)
+        if self.patience is not None:
+            timeout = self.patience
+        try:
+            # By the socket itself: httpcore's read sets the timeout each time and enters a context manager.
+            if timeout != self._socket_timeout:
+                self._socket.settimeout(timeout)
+                self._socket_timeout = timeout
+            return self._socket.recv(READ_BYTES)
+        except TimeoutError as error:
+            raise httpcore.ReadTimeout(error) from error
+        except OSError as error:
+            raise httpcore.ReadError(error) from error
 
     def give_back(self, data: bytes) -> None:
         """Let the next read return `data`."""
@@ -58,6 +72,7 @@ class Wire(httpcore.NetworkStream):
         self._held = b""
         self._in_head = True
         self.patience = None
+        self._socket_timeout = -1.0
         self._stream.write(buffer, timeout)
 
     def close(self) -> None:
@@ -69,10 +84,10 @@ class Wire(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
-    def _read_head(self, max_bytes: int, timeout: float | None) -> bytes:
+    def _read_head(self, timeout: float | None) -> bytes:
         data = b""
         while True:
-            more = self.take(max_bytes, timeout)
+            more = self.take(timeout)
             data += more
             end = _BLANK_LINE.search(data)
             if end is not None:
