@@ -57,7 +57,10 @@ def embedded_binary() -> ServerBinary | None:
 
 def inspect_binary(path: Path, *, origin: str) -> ServerBinary:
     """Ask the server at `path` for its name and version. Raises ConfigError where it does not say."""
-    done = subprocess.run([str(path), "--version"], capture_output=True, text=True, timeout=10, check=False)
+    try:
+        done = subprocess.run([str(path), "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{path} cannot be run: {error}. Remove it, or set TURNSTONE_REDIS_URL.") from error
     match = _VERSION.search(done.stdout)
     if match is None:
         raise ConfigError(f"{path} --version names no version: {(done.stdout + done.stderr).strip()!r}.")

@@ -4,16 +4,17 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 import psutil
 import pytest
-from stack_process import gone
+from stack_process import gone, is_alive
 from waiting import wait_for
 
 from shared.cli.child import ChildSpec
 from shared.cli.console import Console
-from shared.cli.supervisor import Supervisor
+from shared.cli.supervisor import SAME_REQUEST_S, Supervisor
 
 WAITS = "import time; print('running', flush=True); time.sleep(600)"
 IGNORES = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAITS}"
@@ -114,6 +115,21 @@ def test_a_child_that_does_not_stop_when_asked_is_killed_after_its_grace(stack: 
 
     assert f"worker-1 (pid {pid}) takes too long; killing it" in stack.output
     assert not psutil.pid_exists(pid)
+
+
+def test_a_second_request_to_stop_kills_what_is_still_stopping(stack: Stack) -> None:
+    stack.start("worker-1", IGNORES, grace_s=100.0)
+    stack.run_until_written("| running")
+    child = psutil.Process(stack.pid_of("worker-1"))
+    stack.supervisor.request_stop()
+
+    again = threading.Timer(SAME_REQUEST_S * 2, stack.supervisor.request_stop)
+    again.start()
+    stack.supervisor.stop()
+
+    assert not is_alive(child)
+    assert "killed by SIGKILL" in stack.output
+    again.join()
 
 
 def test_a_request_to_stop_ends_the_running(stack: Stack) -> None:

@@ -9,6 +9,7 @@ from shared.cli import binaries
 from shared.cli.binaries import find_binary, is_recent
 from shared.cli.console import Console
 from shared.cli.main import main
+from shared.cli.stack import API_GRACE_S, STORE_GRACE_S, WORKER_GRACE_S
 from shared.cli.store import LONGEST_SOCKET_PATH, make_private, server_version, socket_path
 from shared.cli.supervisor import restart_delay
 from shared.cli.watchdog import read_groups
@@ -33,6 +34,10 @@ def only_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_first_restart_is_at_once_and_later_ones_wait_up_to_ten_seconds() -> None:
     assert [restart_delay(deaths) for deaths in range(1, 9)] == [0, 0.5, 1, 2, 4, 8, 10, 10]
     assert restart_delay(10_000) == 10
+
+
+def test_the_time_that_a_stop_may_take_adds_up_to_less_than_ten_seconds() -> None:
+    assert STORE_GRACE_S + WORKER_GRACE_S + API_GRACE_S < 10
 
 
 def test_the_watchdog_knows_the_groups_that_were_added_and_not_taken_off() -> None:
@@ -68,6 +73,15 @@ def test_a_recent_server_on_path_is_taken_where_there_is_no_embedded_one(only_pa
     binary = find_binary()
 
     assert (binary.name, binary.version, binary.origin) == ("Valkey", "8.0.1", "on PATH")
+
+
+def test_a_server_that_cannot_be_run_is_an_error_that_names_it(only_path: Path) -> None:
+    program = only_path / "redis-server"
+    program.write_bytes(b"\x7fELF")
+    program.chmod(0o755)
+
+    with pytest.raises(ConfigError, match=f"{program} cannot be run"):
+        find_binary()
 
 
 def test_no_server_at_all_is_an_error_that_says_what_to_install(only_path: Path) -> None:
