@@ -7,7 +7,8 @@ In a test:
         … a provider with the url `upstream.url` …
         assert upstream.requests[0].json["model"] == "m"
 
-Replies given to `script` are used up in order by `POST /v1/chat/completions`; then `default` answers, forever.
+Replies given to `script` are used up in order by `POST /v1/chat/completions`; then `default` answers, forever;
+it may be a function of the request.
 As a process of its own, for load (prints its URL and serves until it is killed):
 
     python tests/fake_upstream.py --port 9000 --tokens 64 --first-ms 100 --token-ms 20
@@ -82,6 +83,7 @@ class Raw:
 
 
 Reply = Stream | Failure | Raw
+Chooser = Callable[[Request], Reply]
 
 
 def event(data: Json | bytes | str) -> bytes:
@@ -136,8 +138,10 @@ def calls(*pieces: bytes, finish_reason: str = "tool_calls", **options: Any) -> 
 class FakeUpstream:
     """The server, on a thread of its own. `models` is what `GET /v1/models` lists."""
 
-    def __init__(self, *, port: int = 0, default: Reply | None = None, models: Iterable[str] = ("m",)) -> None:
-        self.default: Reply = default or text("Hello", " world")
+    def __init__(
+        self, *, port: int = 0, default: Reply | Chooser | None = None, models: Iterable[str] = ("m",)
+    ) -> None:
+        self.default: Reply | Chooser = default or text("Hello", " world")
         self.models: list[Json] = [{"id": name, "object": "model"} for name in models]
         self.models_reply: Failure | None = None
         self.requests: list[Request] = []
@@ -245,7 +249,9 @@ class FakeUpstream:
         if request.path.endswith("/models"):
             return self.models_reply or Failure(status=200, body={"object": "list", "data": self.models})
         if request.path.endswith("/chat/completions"):
-            return self._replies.popleft() if self._replies else self.default
+            if self._replies:
+                return self._replies.popleft()
+            return self.default if isinstance(self.default, Stream | Failure | Raw) else self.default(request)
         return Failure(status=404, body={"detail": "Not Found"})
 
     async def _stream(self, reply: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

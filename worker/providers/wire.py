@@ -186,7 +186,7 @@ class ChunkedFrames:
             at = line.end()
             self._missing = int(line[1], 16)
             self._in_trailers = not self._missing
-        if self._in_trailers:
+        if self._in_trailers and not self.ended:
             self._trailers(data[at:])
         return content[0] if len(content) == 1 else b"".join(content)
 
