@@ -1,0 +1,361 @@
+"""Any order of operations, against a model of what they mean; after each step the log's invariants hold.
+
+`now` is injected, and the clock may step back. Examples are derandomised, so that CI runs the same ones each time;
+HYPOTHESIS_EXAMPLES asks for more of them, drawn anew.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from logkit import INPUT_TIMEOUT_S, LEASE_S, MAX_ATTEMPTS, SECOND, LogKit, Owner, delta, fresh_prefix, text_step
+
+from shared.errors import Conflict, Fenced, InvalidRequest, NotFound, TailMismatch
+from shared.ids import SessionRef, TurnRef
+from shared.log.turn_log import NotClaimable
+from shared.redis_client import connect
+from shared.status import TERMINAL, TurnStatus
+
+EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "0"))
+
+
+@dataclass
+class Model:
+    """What a turn should be."""
+
+    session: SessionRef
+    status: TurnStatus = TurnStatus.QUEUED
+    events: list[str] = field(default_factory=lambda: ["turn_created"])
+    token: str | None = None
+    deadline: int = 0
+    attempts: int = 0
+    lapses: int = 0
+    lapsed: bool = False
+    released: bool = False
+    cancel: bool = False
+    pending: tuple[str, ...] = ()
+    resumed: dict[str, int] = field(default_factory=dict)
+    input_due: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.status in TERMINAL
+
+    def end(self, status: TurnStatus) -> None:
+        self.status, self.pending, self.cancel = status, (), False
+        event = {TurnStatus.COMPLETED: "turn_complete", TurnStatus.FAILED: "turn_failed"}
+        self.events.append(event.get(status, "turn_canceled"))
+
+
+class TurnLogMachine(RuleBasedStateMachine):
+    """Sessions with turns; owners keep acting long after they lost theirs."""
+
+    url = ""
+
+    turns = Bundle("turns")
+    owners = Bundle("owners")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kit = LogKit(client=connect(self.url), prefix=fresh_prefix())
+        self.models: dict[TurnRef, Model] = {}
+        self.deleted: set[SessionRef] = set()
+        self.calls = 0
+
+    def teardown(self) -> None:
+        keys = self.kit.everything()
+        for key in keys:
+            self.kit.client.delete(key)
+        self.kit.client.close()
+
+    @initialize()
+    def sessions(self) -> None:
+        self.open = [self.kit.session(), self.kit.session(idle_ttl_s=100)]
+
+    # The model's own questions
+
+    def head(self, session: SessionRef) -> TurnRef | None:
+        alive = [ref for ref, model in self.models.items() if model.session == session and not model.ended]
+        return alive[0] if alive else None
+
+    def next_after_end(self, ref: TurnRef, was_head: bool) -> str | None:
+        head = self.head(ref.session)
+        return head.turn_id if was_head and head else None
+
+    def live(self, model: Model) -> bool:
+        """Whether the lease lives; a deadline beyond one lease is one lease off."""
+        model.deadline = min(model.deadline, self.kit.now + LEASE_S * SECOND)
+        return model.token is not None and model.deadline > self.kit.now
+
+    def outcome(self, owner: Owner, private: int = 1) -> type[Exception] | None:
+        """What the log says to a write of this owner."""
+        model = self.models[owner.ref]
+        if model.token != owner.token or model.status is not TurnStatus.IN_PROGRESS:
+            return Fenced
+        if owner.last != len(model.events) or owner.private_last != private:
+            return TailMismatch
+        return None
+
+    # Time
+
+    @rule(seconds=st.sampled_from([0.000001, 1, LEASE_S / 2, LEASE_S, 61, 90, INPUT_TIMEOUT_S]))
+    def time_passes(self, seconds: float) -> None:
+        self.kit.pass_time(seconds)
+
+    @rule(seconds=st.sampled_from([1, LEASE_S, 3600]))
+    def the_clock_steps_back(self, seconds: int) -> None:
+        self.kit.pass_time(-seconds)
+
+    # Clients
+
+    @rule(target=turns, which=st.integers(0, 1))
+    def accept(self, which: int) -> object:
+        session = self.open[which]
+        ref = self.kit.new_turn(session)
+        if session in self.deleted:
+            with pytest.raises(NotFound):
+                self.kit.submit(ref)
+            return multiple()
+        accepted = self.kit.submit(ref)
+        assert accepted.is_head == (self.head(session) is None)
+        self.models[ref] = Model(session)
+        return ref
+
+    @rule(ref=turns)
+    def accept_again(self, ref: TurnRef) -> None:
+        accepted = self.kit.submit(ref)
+        assert (accepted.turn_id, accepted.repeated) == (ref.turn_id, True)
+
+    @rule(ref=turns, end_running=st.booleans())
+    def cancel(self, ref: TurnRef, end_running: bool) -> None:
+        model, was_head = self.models[ref], self.head(ref.session) == ref
+        answer = self.kit.log.cancel(ref, reason="no", end_running=end_running)
+        if model.ended:
+            assert answer == ("terminal", model.status)
+        elif model.token is not None and model.deadline > self.kit.now and not end_running:
+            assert answer == ("asked", None)
+            model.cancel = True
+        else:
+            model.end(TurnStatus.CANCELED)
+            model.token = None
+            assert answer == ("ended", self.next_after_end(ref, was_head))
+
+    @rule(ref=turns, exact=st.booleans(), digest=st.sampled_from(["d1", "d2"]))
+    def resume(self, ref: TurnRef, exact: bool, digest: str) -> None:
+        model = self.models[ref]
+        call_ids = model.pending if exact else ("other",)
+        if model.status is TurnStatus.AWAITING_INPUT and exact:
+            model.resumed = {digest: self.kit.resume(ref, *call_ids, digest=digest)}
+            model.status, model.pending = TurnStatus.QUEUED, ()
+            model.events.append("turn_resumed")
+            assert model.resumed[digest] == len(model.events)
+        elif digest in model.resumed:
+            assert self.kit.resume(ref, *call_ids, digest=digest) == model.resumed[digest]
+        else:
+            with pytest.raises(InvalidRequest if model.status is TurnStatus.AWAITING_INPUT else Conflict):
+                self.kit.resume(ref, *call_ids, digest=digest)
+
+    @rule(which=st.integers(0, 1))
+    def delete_session(self, which: int) -> None:
+        session = self.open[which]
+        if len(self.models) < 4:
+            return  # the longer stories come first
+        alive = [ref for ref, model in self.models.items() if model.session == session and not model.ended]
+        assert self.kit.sessions.delete(session) == alive
+        self.deleted.add(session)
+        for ref in alive:
+            self.models[ref].end(TurnStatus.CANCELED)
+            self.models[ref].token = None
+
+    # Workers
+
+    @rule(target=owners, ref=turns)
+    def claim(self, ref: TurnRef) -> object:
+        model = self.models[ref]
+        reason = None
+        if model.ended:
+            reason = "ended"
+        elif model.status is TurnStatus.AWAITING_INPUT:
+            reason = "awaiting"
+        elif self.live(model):
+            reason = "busy"
+        elif self.head(ref.session) != ref:
+            reason = "not_head"
+        if reason is not None:
+            with pytest.raises(NotClaimable) as refusal:
+                self.kit.claim(ref)
+            assert refusal.value.reason == reason
+            return multiple()
+        lapsed = model.token is not None or model.lapsed
+        kind = "start" if not model.attempts else "recovered" if lapsed or model.released else "resumed"
+        owner = self.kit.claim(ref)
+        assert owner.claim.kind == kind
+        if kind != "resumed":
+            model.attempts += 1
+            model.events.append("turn_start" if kind == "start" else "turn_recovered")
+        model.lapses += lapsed
+        model.lapsed = model.released = False
+        model.status, model.token = TurnStatus.IN_PROGRESS, owner.token
+        model.deadline = self.kit.now + LEASE_S * SECOND
+        assert (owner.claim.attempts, owner.last) == (model.attempts, len(model.events))
+        return owner
+
+    @rule(owner=owners)
+    def claim_again(self, owner: Owner) -> None:
+        model = self.models[owner.ref]
+        if model.token == owner.token and model.status is TurnStatus.IN_PROGRESS and self.live(model):
+            again = self.kit.claim(owner.ref, token=owner.token).claim
+            assert (again.epoch, again.attempts) == (owner.claim.epoch, model.attempts)
+            assert again.last == len(model.events)
+
+    @rule(owner=owners, whole_step=st.booleans())
+    def append(self, owner: Owner, whole_step: bool) -> None:
+        model = self.models[owner.ref]
+        events = text_step("s1") if whole_step else [delta()]
+        if self._refused(owner, lambda: owner.append(*events)):
+            return
+        model.events += [event.event_type for event in events]
+        model.deadline = self.kit.now + LEASE_S * SECOND
+        if whole_step:
+            model.lapses = 0
+
+    @rule(owner=owners)
+    def append_whose_reply_is_lost(self, owner: Owner) -> None:
+        if self.outcome(owner) is None:
+            self.kit.log.append(owner.batch(delta()))
+            self.models[owner.ref].events.append("step_progress")
+            self.models[owner.ref].deadline = self.kit.now + LEASE_S * SECOND
+        with pytest.raises((TailMismatch, Fenced)) as doubt:
+            self.kit.log.append(owner.batch(delta()))
+        if isinstance(doubt.value, TailMismatch):
+            owner.last = doubt.value.last
+
+    @rule(owner=owners)
+    def renew(self, owner: Owner) -> None:
+        model = self.models[owner.ref]
+        renewed = owner.renew()
+        if self.outcome(owner) is Fenced:
+            assert renewed == "LOST"
+        else:
+            assert renewed == ("CANCEL" if model.cancel else "OK")
+            model.deadline = self.kit.now + LEASE_S * SECOND
+
+    @rule(owner=owners)
+    def release(self, owner: Owner) -> None:
+        model = self.models[owner.ref]
+        owner.release()
+        if self.outcome(owner) is not Fenced:
+            model.token, model.released = None, True
+
+    @rule(owner=owners, step=st.booleans())
+    def finish(self, owner: Owner, step: bool) -> None:
+        model, was_head = self.models[owner.ref], self.head(owner.ref.session) == owner.ref
+        events = text_step("s1") if step else []
+        if model.ended and model.token == owner.token:
+            assert owner.finish(*events) == (model.status, None)
+            return
+        if self._refused(owner, lambda: owner.finish(*events), keep=True):
+            return
+        model.events += [event.event_type for event in events]
+        model.end(TurnStatus.CANCELED if model.cancel else TurnStatus.COMPLETED)
+        repeated, _ = owner.finish(*events)
+        assert repeated == model.status
+        assert self.answer == (model.status, self.next_after_end(owner.ref, was_head))
+
+    @rule(owner=owners, calls=st.integers(1, 2))
+    def pause(self, owner: Owner, calls: int) -> None:
+        model = self.models[owner.ref]
+        if self.kit.hash(owner.ref).get("paused_by") == owner.token:
+            assert owner.pause("again")
+            return
+        self.calls += 1
+        call_ids = tuple(f"c{self.calls}_{number}" for number in range(calls))
+        if self._refused(owner, lambda: owner.pause(*call_ids), keep=True):
+            return
+        assert self.answer is not model.cancel
+        if self.answer:
+            model.status, model.pending, model.token, model.lapses = TurnStatus.AWAITING_INPUT, call_ids, None, 0
+            model.events.append("turn_awaiting_input")
+            model.input_due = self.kit.now + INPUT_TIMEOUT_S * SECOND
+
+    def _refused(self, owner: Owner, write: Callable[[], object], *, keep: bool = False) -> bool:
+        """Whether the write was refused, as the model expects; else its answer is kept."""
+        expected = self.outcome(owner)
+        if expected is None:
+            self.answer = write()
+            return False
+        with pytest.raises(expected):
+            write()
+        return True
+
+    # The reaper
+
+    @rule(ref=turns)
+    def reap(self, ref: TurnRef) -> None:
+        model, was_head, due = self.models[ref], self.head(ref.session) == ref, self.kit.due(ref)
+        live = self.live(model)
+        answer = self.kit.log.reap(ref)
+        if model.ended or live:
+            assert answer == ("nothing", None)
+        elif model.token is not None and model.lapses + 1 >= MAX_ATTEMPTS:
+            self._failed(ref, answer, was_head)
+        elif model.token is not None:
+            assert answer == ("hint", None)
+            model.token, model.lapsed = None, True
+        elif model.status is TurnStatus.AWAITING_INPUT and model.input_due <= self.kit.now:
+            self._failed(ref, answer, was_head)
+        else:
+            assert answer == ("hint" if was_head and due is not None and due <= self.kit.now else "nothing", None)
+
+    def _failed(self, ref: TurnRef, answer: object, was_head: bool) -> None:
+        model = self.models[ref]
+        model.end(TurnStatus.FAILED)
+        model.token = None
+        assert answer == ("ended", self.next_after_end(ref, was_head))
+
+    @rule(ref=turns)
+    def fold_what_ended(self, ref: TurnRef) -> None:
+        self.kit.log.keep_snapshot(ref, b"{}")
+
+    # What always holds
+
+    @invariant()
+    def the_log_says_what_the_model_says(self) -> None:
+        for ref, model in self.models.items():
+            assert self.kit.types(ref) == model.events
+            row = self.kit.reader.row(ref)
+            assert row is not None
+            assert (row.status, row.attempts) == (model.status, model.attempts)
+            assert ref.turn_id in self.kit.queue(ref.session) or model.ended
+
+    @invariant()
+    def the_store_does_not_contradict_itself(self) -> None:
+        self.kit.check()
+
+
+def test_any_order_of_operations_keeps_every_promise(log_url: str) -> None:
+    machine = type("Machine", (TurnLogMachine,), {"url": log_url})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES or 25,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=not EXAMPLES,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
+        ),
+    )
