@@ -21,6 +21,7 @@ def celery_app(broker_url: str) -> Celery:
         task_default_queue=TURNS_QUEUE,
         task_acks_late=False,
         worker_send_task_events=False,
+        worker_enable_remote_control=False,
         task_send_sent_event=False,
         broker_connection_retry_on_startup=True,
         broker_transport_options={

@@ -3,8 +3,10 @@
 import logging
 import os
 import sys
+import warnings
 
 from celery import signals
+from celery.platforms import SecurityWarning
 
 from shared.errors import ConfigError
 from shared.hints import RUN_TURN, TURNS_QUEUE, celery_app
@@ -24,6 +26,8 @@ def main() -> None:
         providers = build_inference(config)
     except ConfigError as error:
         sys.exit(f"turnstone worker: {error}")
+    # Celery warns root against pickled messages; ours are JSON only.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     app = celery_app(settings.broker_url)
     runtime = Runtime(settings=settings, config=config, providers=providers, app=app)
     app.task(name=RUN_TURN)(runtime.run)

@@ -174,7 +174,7 @@ class Runtime:
         """Hear of cancels at once; what is missed while the store is away comes with the next renewal."""
         while True:
             try:
-                pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+                pubsub = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
                 pubsub.subscribe(self._keys.control)
                 while True:
                     message = pubsub.get_message(timeout=4)
