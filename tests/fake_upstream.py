@@ -135,6 +135,10 @@ def calls(*pieces: bytes, finish_reason: str = "tool_calls", **options: Any) -> 
     return chunks(*pieces, finish_reason=finish_reason, **options)
 
 
+class _NotHttp(Exception):
+    """The client speaks TLS, or something else, to a plain HTTP server."""
+
+
 class FakeUpstream:
     """The server, on a thread of its own. `models` is what `GET /v1/models` lists."""
 
@@ -222,6 +226,9 @@ class FakeUpstream:
         try:
             while await self._exchange(reader, writer, number):
                 pass
+        except _NotHttp:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             self._note(hangups=1)
         finally:
@@ -298,7 +305,10 @@ class FakeUpstream:
 
 
 async def _read_request(reader: asyncio.StreamReader, number: int) -> Request:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    first = await reader.readexactly(1)
+    if not first.isalpha():
+        raise _NotHttp
+    head = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     method, path, _ = head[0].split(" ", 2)
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))

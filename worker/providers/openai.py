@@ -128,7 +128,7 @@ class OpenAIInference(InferenceProvider):
             raise self._faults.transport(error, waited=waited) from None
 
     def _stream_body(self, response: httpcore.Response, model: str) -> Body:
-        body = Body(response)
+        body = Body(response, patience_s=self._config.first_token_timeout_s)
         headers = _text_headers(response)
         if response.status != 200:
             raise self._faults.refused(response.status, headers, _sample(body), model=model)
@@ -146,7 +146,7 @@ class OpenAIInference(InferenceProvider):
         waited = f"no list of models within {LIST_TIMEOUT_S:g} s"
         try:
             with self._response("GET", "/models", wait_s=LIST_TIMEOUT_S) as response:
-                body = Body(response)
+                body = Body(response, patience_s=LIST_TIMEOUT_S)
                 if response.status != 200:
                     raise self._faults.refused(response.status, _text_headers(response), _sample(body))
                 return self._json(b"".join(body))

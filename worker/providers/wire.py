@@ -89,13 +89,17 @@ class Wire(httpcore.NetworkStream):
         while True:
             more = self.take(timeout)
             data += more
+            # The parser would wait for a whole line of it.
+            if data[:5] != b"HTTP/"[: len(data)]:
+                raise httpcore.RemoteProtocolError("illegal beginning of a response")
             end = _BLANK_LINE.search(data)
             if end is not None:
                 data, self._held = data[: end.end()], data[end.end() :]
-                self.at_body = True
+                # After an interim response (1xx) comes another head.
+                self._in_head = data.partition(b" ")[2][:1] == b"1"
+                self.at_body = not self._in_head
                 return data
-            # What does not look like HTTP is the parser's to refuse, without waiting for a blank line.
-            if not more or len(data) > MAX_HEAD_BYTES or data[:5] != b"HTTP/"[: len(data)]:
+            if not more or len(data) > MAX_HEAD_BYTES:
                 self._in_head = False
                 return data
 
@@ -123,9 +127,10 @@ class Body:
     Raises httpcore's ReadTimeout, ReadError and RemoteProtocolError.
     """
 
-    def __init__(self, response: httpcore.Response) -> None:
+    def __init__(self, response: httpcore.Response, *, patience_s: float) -> None:
         self._response = response
         self._wire: Wire = response.extensions["network_stream"]
+        self.be_patient(patience_s)
         direct = self._wire.at_body and is_chunked(response)
         self._pieces = self._chunked() if direct else iter(response.iter_stream())
 
