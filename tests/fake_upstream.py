@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -143,7 +144,12 @@ class FakeUpstream:
     """The server, on a thread of its own. `models` is what `GET /v1/models` lists."""
 
     def __init__(
-        self, *, port: int = 0, default: Reply | Chooser | None = None, models: Iterable[str] = ("m",)
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        port: int = 0,
+        default: Reply | Chooser | None = None,
+        models: Iterable[str] = ("m",),
     ) -> None:
         self.default: Reply | Chooser = default or text("Hello", " world")
         self.models: list[Json] = [{"id": name, "object": "model"} for name in models]
@@ -152,6 +158,7 @@ class FakeUpstream:
         self.connections = 0
         self.hangups = 0
         self._port = port
+        self._tls = tls
         self._replies: deque[Reply] = deque()
         self._changed = threading.Condition()
         self._ready = threading.Event()
@@ -166,7 +173,7 @@ class FakeUpstream:
     @property
     def url(self) -> str:
         """The base URL for a provider's config."""
-        return f"http://127.0.0.1:{self._port}/v1"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}/v1"
 
     def script(self, *replies: Reply) -> None:
         """Answer the next chat completions with `replies`, one each."""
@@ -205,7 +212,7 @@ class FakeUpstream:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(accept, "127.0.0.1", self._port, backlog=4096)
+        server = await asyncio.start_server(accept, "127.0.0.1", self._port, backlog=4096, ssl=self._tls)
         self._port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()

@@ -200,6 +200,7 @@ def config_refusal(**config: object) -> str:
         ({"url": "http://h/v1", "headers": {"x y": "z"}}, "config.headers: a header's name"),
         ({"url": "http://h/v1", "max_retries": -1}, "config.max_retries: has to be greater than or equal to 0."),
         ({"url": "http://h/v1", "extra_params": ["x"]}, "config.extra_params[0]: has to be 'top_k' or"),
+        ({"url": "http://h/v1", "tls_verify": "/gone.pem"}, "config.tls_verify: has to be true, false or the path"),
         ({"url": "http://h/v1", "token_timeout_s": 0}, "config.token_timeout_s: has to be greater than 0."),
     ],
 )
@@ -207,7 +208,7 @@ def test_a_mistake_in_the_config_is_named(config: dict[str, object], expected: s
     assert expected in config_refusal(**config)
 
 
-def test_a_key_may_bring_its_newline_along() -> None:
-    config = OpenAIConfig.model_validate({"url": "http://h/v1/", "api_key": "k\n"})
+def test_what_a_file_or_the_environment_adds_to_a_value_is_taken_off() -> None:
+    config = OpenAIConfig.model_validate({"url": "http://h/v1/", "api_key": "k\n", "tls_verify": "false"})
     assert config.api_key is not None
-    assert (config.url, config.api_key.get_secret_value()) == ("http://h/v1", "k")
+    assert (config.url, config.api_key.get_secret_value(), config.tls_verify) == ("http://h/v1", "k", False)

@@ -1,6 +1,7 @@
 """The config of a `remote::openai` instance."""
 
 import re
+import ssl
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -54,6 +55,22 @@ class OpenAIConfig(Section):
         if not value.isascii() or any(sign.isspace() for sign in value):
             raise ValueError("must hold no spaces and ASCII only.")
         return value.rstrip("/")
+
+    @field_validator("tls_verify", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        # What comes from the environment is text.
+        return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+    @field_validator("tls_verify")
+    @classmethod
+    def _readable_authority(cls, value: bool | str) -> bool | str:
+        if isinstance(value, str):
+            try:
+                ssl.create_default_context(cafile=value)
+            except OSError:
+                raise ValueError("has to be true, false or the path of a readable PEM file.") from None
+        return value
 
     @field_validator("api_key")
     @classmethod
