@@ -116,6 +116,10 @@ class TurnState:
         elif step.step_type == "tool_execution":
             details["tool_calls"] = self.pending_calls or list(step.calls.values())
             details["tool_responses"] = self.responses
+        elif step.step_type == "memory_retrieval":
+            details["vector_db_ids"] = details["inserted_context"] = ""
+        elif step.step_type == "shield_call":
+            details["violation"] = None
         return details
 
     def _close_step(self, ended: str) -> None:

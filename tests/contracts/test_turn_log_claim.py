@@ -188,6 +188,32 @@ def test_a_resumed_turn_whose_owner_is_lost_is_recovered(kit: LogKit) -> None:
     assert (claim.kind, claim.attempts) == ("recovered", 2)
 
 
+@pytest.mark.parametrize("trouble", ["release", "lapse"])
+def test_a_recovery_before_the_pause_is_not_recovered_again_after_the_resume(kit: LogKit, trouble: str) -> None:
+    owner = kit.running()
+    if trouble == "release":
+        owner.release()
+    else:
+        kit.pass_time(LEASE_S)
+    kit.claim(owner.ref).pause("c1")
+    kit.resume(owner.ref, "c1")
+
+    claim = kit.claim(owner.ref).claim
+
+    assert (claim.kind, claim.attempts) == ("resumed", 2)
+
+
+def test_the_same_token_after_its_lease_has_lapsed_is_a_new_claim(kit: LogKit) -> None:
+    owner = kit.running()
+    kit.pass_time(LEASE_S)
+
+    claim = kit.claim(owner.ref, token=owner.token).claim
+
+    assert (claim.kind, claim.attempts) == ("recovered", 2)
+    assert claim.epoch > owner.claim.epoch
+    assert kit.lease(owner.ref) == kit.now + LEASE_S * SECOND
+
+
 def test_each_claim_has_a_higher_epoch_also_where_the_clock_stands_or_falls(kit: LogKit) -> None:
     owner = kit.running()
     epochs = [owner.claim.epoch]

@@ -144,6 +144,18 @@ def test_a_finish_that_knows_another_tail_writes_nothing(kit: LogKit) -> None:
     assert kit.status(owner.ref) == "in_progress"
 
 
+def test_a_finish_that_misses_a_private_record_writes_nothing(kit: LogKit) -> None:
+    owner = kit.running()
+    owner.append(private=[("intent", b"{}")])
+    owner.private_last = 1
+
+    with pytest.raises(TailMismatch) as refusal:
+        owner.finish()
+
+    assert refusal.value.private_last == 2
+    assert kit.status(owner.ref) == "in_progress"
+
+
 def test_a_finish_after_cancel_was_asked_for_ends_as_canceled_and_a_janitor_folds_it(kit: LogKit) -> None:
     session = kit.session()
     owner, second = kit.running(session), kit.accept(session)

@@ -89,6 +89,18 @@ def test_a_pause_that_knows_another_tail_writes_nothing(kit: LogKit) -> None:
     assert kit.status(owner.ref) == "in_progress"
 
 
+def test_a_pause_that_misses_a_private_record_writes_nothing(kit: LogKit) -> None:
+    owner = kit.running()
+    owner.append(private=[("intent", b"{}")])
+    owner.private_last = 1
+
+    with pytest.raises(TailMismatch) as refusal:
+        owner.pause("c1")
+
+    assert refusal.value.private_last == 2
+    assert kit.status(owner.ref) == "in_progress"
+
+
 def test_a_pause_counts_as_progress(kit: LogKit) -> None:
     owner = kit.running()
     kit.pass_time(LEASE_S)
