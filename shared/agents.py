@@ -46,6 +46,11 @@ class AgentStore:
         found = self._get_many(tenant, [item.decode() for item in cast(list[bytes], raw)])
         return [agent for agent in found if agent is not None]
 
+    def count(self, tenant: str) -> int:
+        """How many agents a tenant has."""
+        with translated():
+            return self._client.zcard(self._keys.agents(tenant))
+
     def delete(self, tenant: str, agent_id: str) -> bool:
         """Remove the agent itself; its sessions are deleted before. False where there was none."""
         with translated():

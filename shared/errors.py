@@ -6,6 +6,7 @@ TurnstoneError
 │   ├── InvalidRequest          a field is wrong
 │   ├── NotFound                no such thing; says which call lists what exists
 │   └── Conflict                it clashes with what is there already
+├── Unavailable                 the service cannot do it yet, or not any more; says when to try again
 ├── StoreError                  the store cannot be reached or refuses to write
 ├── LogError                    a write to a turn's log was refused
 │   ├── Fenced                  somebody else owns the turn now, or nobody does
@@ -59,6 +60,15 @@ class Conflict(RequestError):
         super().__init__(message)
         self.code = code
         self.lasting = lasting
+
+
+class Unavailable(TurnstoneError):
+    """The service cannot do it yet, or not any more. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, code: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after = retry_after
 
 
 class StoreError(TurnstoneError):

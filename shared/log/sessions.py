@@ -80,6 +80,11 @@ class SessionStore:
         found = self._get_many([SessionRef(tenant, session_id) for session_id in ids])
         return [session for session in found if session is not None]
 
+    def count_of_agent(self, tenant: str, agent_id: str) -> int:
+        """How many sessions an agent has, deleted ones included until they are swept."""
+        with translated():
+            return self._client.zcard(self._keys.agent_sessions(tenant, agent_id))
+
     def turns(self, ref: SessionRef, *, start: int = 0, count: int | None = None) -> list[TurnRef]:
         """The session's turns in the order of their acceptance."""
         stop = -1 if count is None else start + count - 1
