@@ -1,0 +1,61 @@
+"""The application: routes, problems, and the OpenAPI document at /openapi/openapi.json with its page at /openapi."""
+
+import re
+import uuid
+from importlib.metadata import version
+
+from flask import Response, g, request
+from flask_openapi3.models.info import Info
+from flask_openapi3.openapi import OpenAPI
+
+from api import routes
+from api.problems import register_problems
+from api.routing import EXTENSION
+from api.services import Services
+from shared.errors import InvalidRequest
+from shared.types.catalog import Problem
+
+_MEGABYTE = 1_000_000
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def create_app(services: Services) -> OpenAPI:
+    """The WSGI application on `services`."""
+    app = OpenAPI(
+        __name__,
+        info=Info(title="Turnstone", version=version("turnstone"), description="Runs long agent turns."),
+        # Every operation documents its 400 by itself; named here so that the library adds no 422 of its own shape.
+        validation_error_status=400,
+        validation_error_model=Problem,
+    )
+    app.config["MAX_CONTENT_LENGTH"] = int(services.limits.body_mb * _MEGABYTE)
+    app.config["SWAGGER_CONFIG"] = {"validatorUrl": None}  # the page asks nobody on the internet
+    # An id may hold what it likes, also two slashes in a row: no redirects to a tidier path.
+    app.url_map.merge_slashes = False
+    app.extensions[EXTENSION] = services
+    register_problems(app)
+    app.before_request(_screen)
+    app.after_request(_stamp)
+    for group in routes.ALL:
+        app.register_api(group)
+    return app
+
+
+def _screen() -> None:
+    """Refuse what no route takes."""
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    if "\0" in request.path or b"%00" in request.query_string or b"\0" in request.query_string:
+        raise InvalidRequest("The URL holds the character NUL. Remove it.", code="nul_character")
+    if "X-LlamaStack-Provider-Data" in request.headers:
+        raise InvalidRequest(
+            "Keys per request are never taken: the operator gives each provider its credentials in the run config."
+            " Leave the header X-LlamaStack-Provider-Data out.",
+            param="X-LlamaStack-Provider-Data",
+            code="provider_data_refused",
+        )
+
+
+def _stamp(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.request_id
+    return response

@@ -1,0 +1,79 @@
+"""Finds what a request's path names, and remembers what never changes."""
+
+from functools import lru_cache
+
+from shared.agents import Agent, AgentStore
+from shared.errors import InvalidRequest, NotFound
+from shared.ids import SessionRef, TurnRef
+from shared.log.reader import LogReader
+from shared.log.sessions import Session, SessionStore
+
+_AGENTS, _SESSIONS = 1000, 20_000
+"""How many are remembered: an agent's config takes some KB, a session's entry some hundred bytes."""
+
+
+class Lookup:
+    """Finds agents, sessions and turns by the ids in a path. Every method raises NotFound."""
+
+    def __init__(self, *, agents: AgentStore, sessions: SessionStore, reader: LogReader) -> None:
+        self._agents = agents
+        self._sessions = sessions
+        self._reader = reader
+        # A submit costs no reads for a session that is known: config and agent of a session never change, and
+        # the script that accepts a turn refuses a deleted session. What is not there is not remembered.
+        self.known_agent = lru_cache(_AGENTS)(self.agent)
+        self._agent_of = lru_cache(_SESSIONS)(self._read_agent_of)
+
+    def agent(self, tenant: str, agent_id: str) -> Agent:
+        found = self._agents.get(tenant, agent_id)
+        if found is None:
+            raise NotFound("agent", agent_id, listing="GET /v1/agents")
+        return found
+
+    def session(self, tenant: str, agent_id: str, session_id: str) -> Session:
+        """The session, as it is now."""
+        found = self._read(tenant, session_id)
+        if found is None or found.agent_id != agent_id:
+            raise no_session(agent_id, session_id)
+        return found
+
+    def known_session(self, tenant: str, agent_id: str, session_id: str) -> SessionRef:
+        """Where the session lies; it may have been deleted since this process came to know it."""
+        if self._agent_of(tenant, session_id) != agent_id:
+            raise no_session(agent_id, session_id)
+        return SessionRef(tenant, session_id)
+
+    def turn(self, tenant: str, agent_id: str, session_id: str, turn_id: str) -> TurnRef:
+        """Where the turn lies. A turn of another session is none, and so is one of a deleted session."""
+        self.session(tenant, agent_id, session_id)
+        ref = TurnRef(tenant, session_id, turn_id)
+        row = self._reader.row(ref) if has_shard(ref) else None
+        if row is None or row.session_id != session_id:
+            raise no_turn(agent_id, session_id, turn_id)
+        return ref
+
+    def _read(self, tenant: str, session_id: str) -> Session | None:
+        ref = SessionRef(tenant, session_id)
+        return self._sessions.get(ref) if has_shard(ref) else None
+
+    def _read_agent_of(self, tenant: str, session_id: str) -> str:
+        found = self._read(tenant, session_id)
+        if found is None:
+            raise NotFound("session", session_id, listing="GET /v1/agents/{agent_id}/sessions")
+        return found.agent_id
+
+
+def has_shard(ref: SessionRef | TurnRef) -> bool:
+    """Whether the id can be one of ours: it says where its keys lie."""
+    try:
+        return ref.shard >= 0
+    except InvalidRequest:
+        return False
+
+
+def no_session(agent_id: str, session_id: str) -> NotFound:
+    return NotFound("session", session_id, listing=f"GET /v1/agents/{agent_id}/sessions")
+
+
+def no_turn(agent_id: str, session_id: str, turn_id: str) -> NotFound:
+    return NotFound("turn", turn_id, listing=f"GET /v1/agents/{agent_id}/session/{session_id}")

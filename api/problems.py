@@ -1,0 +1,130 @@
+"""Errors as problem documents (RFC 9457), with the member `error` that OpenAI's and Llama Stack's clients look for."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import HTTPException
+
+from shared.errors import Conflict, InvalidRequest, NotFound, SchemaTooNew, StoreError, TurnstoneError, Unavailable
+
+MEDIA_TYPE = "application/problem+json"
+UNPROCESSABLE = frozenset({"invalid_fields", "wrong_call_ids", "idempotency_key_reused"})
+"""Codes of requests that can be read, but not be done as they are: 422. Others of InvalidRequest are 400."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A problem document in the making. `code` is stable, `param` the dotted path of the field that is wrong."""
+
+    status: int
+    detail: str
+    code: str
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    members: Mapping[str, Any] = field(default_factory=dict)
+
+    def response(self) -> Response:
+        title = HTTPStatus(self.status).phrase
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        error = {"message": self.detail, "type": kind, "code": self.code, "param": self.param}
+        # No page describes each type, so the type is the status, as section 4.2.1 has it; `error.code` says more.
+        body = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, "error": error}
+        response = Response(orjson.dumps({**body, **self.members}), status=self.status, mimetype=MEDIA_TYPE)
+        response.headers.extend(self.headers)
+        return response
+
+
+def _invalid(error: InvalidRequest) -> Problem:
+    status = 422 if error.code in UNPROCESSABLE else 400
+    return Problem(status=status, detail=error.message, code=error.code, param=error.param)
+
+
+def _not_found(error: NotFound) -> Problem:
+    return Problem(status=404, detail=error.message, code="not_found")
+
+
+def _conflict(error: Conflict) -> Problem:
+    # The official SDKs send a POST again after a 409 unless they are told that it will stay.
+    headers = {"x-should-retry": "false"} if error.lasting else {"Retry-After": "1"}
+    return Problem(status=409, detail=error.message, code=error.code, headers=headers)
+
+
+def _unavailable(error: Unavailable) -> Problem:
+    headers = {"Retry-After": str(error.retry_after)}
+    return Problem(status=503, detail=error.message, code=error.code, headers=headers)
+
+
+def _store(error: StoreError) -> Problem:
+    logger.error("%s", error.message)
+    detail = "The store cannot be reached or refuses to work. Try again; the log of the API says why."
+    return Problem(status=503, detail=detail, code="store_unavailable", headers={"Retry-After": "1"})
+
+
+def _too_new(error: SchemaTooNew) -> Problem:
+    return Problem(status=503, detail=error.message, code="schema_too_new", headers={"Retry-After": "5"})
+
+
+_TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
+    InvalidRequest: _invalid,
+    NotFound: _not_found,
+    Conflict: _conflict,
+    Unavailable: _unavailable,
+    StoreError: _store,
+    SchemaTooNew: _too_new,
+}
+
+
+def problem_of(error: TurnstoneError) -> Problem:
+    """The answer to an error: the entry of its nearest class in the table, else a 500."""
+    for kind in type(error).__mro__:
+        if (make := _TABLE.get(kind)) is not None:
+            return make(error)
+    return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> Problem:
+    logger.error("unexpected error in %s %s", request.method, request.path, exc_info=error)
+    detail = "Something went wrong in the service. Its log has the details, under this request's X-Request-Id."
+    return Problem(status=500, detail=detail, code="internal_error")
+
+
+def _of_http(error: HTTPException) -> Problem:
+    status = error.code or 500
+    headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
+    phrase = HTTPStatus(status).phrase
+    detail, template = error.description or phrase, _HTTP_DETAILS.get(status)
+    if template is not None:
+        limit = current_app.config["MAX_CONTENT_LENGTH"]
+        detail = template.format(method=request.method, path=request.path, limit=limit)
+    return Problem(status=status, detail=detail, code=phrase.lower().replace(" ", "_"), headers=headers)
+
+
+_HTTP_DETAILS = {
+    404: "There is no route {method} {path}. GET /v1/inspect/routes lists what exists.",
+    405: "{path} does not know {method}. The header Allow names what it knows.",
+    413: "The body is larger than {limit} bytes. Send less, or raise limits.body_mb in the run config.",
+}
+
+
+def register_problems(app: Flask) -> None:
+    """Have every error of `app` answered with a problem document."""
+
+    @app.errorhandler(TurnstoneError)
+    def on_purpose(error: TurnstoneError) -> Response:
+        return problem_of(error).response()
+
+    @app.errorhandler(HTTPException)
+    def of_http(error: HTTPException) -> Response | HTTPException:
+        # A redirect is an HTTPException too, and no problem.
+        return error if (error.code or 500) < 400 else _of_http(error).response()
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        return _unexpected(error).response()

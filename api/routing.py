@@ -1,0 +1,131 @@
+"""Routes: what a route is called, what it takes and answers, in one place for Flask and for the OpenAPI document."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from flask import Response, current_app, g, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, ConfigDict
+from werkzeug.datastructures import Headers
+
+from api.bodies import read_object
+from api.problems import MEDIA_TYPE
+from api.services import Services
+from api.validation import validate
+from shared.events import Json
+from shared.ids import DEFAULT_TENANT
+from shared.types.base import Wire
+
+View = TypeVar("View", bound=Callable[..., Response])
+Answers = Mapping[int, "type[Wire] | Json | None"]
+
+PROBLEMS = {
+    400: "The request cannot be understood, or asks for what is not served.",
+    404: "There is no such thing; `detail` names the call that lists what exists.",
+    409: "It clashes with what is there. With `x-should-retry: false` it will stay so.",
+    413: "The body is too large.",
+    415: "The body is not JSON in UTF-8.",
+    422: "A field is wrong; `error.param` names it.",
+    503: "Not now: try again after `Retry-After` seconds.",
+}
+EXTENSION = "turnstone"
+
+
+def services() -> Services:
+    """The services of the app that handles the current request."""
+    return cast(Services, current_app.extensions[EXTENSION])
+
+
+def tenant() -> str:
+    """Whose data the current request works on."""
+    return DEFAULT_TENANT
+
+
+def body_as_sent() -> Json:
+    """The current request's body, parsed and not yet validated."""
+    return cast(Json, g.body)
+
+
+class Query(Wire):
+    """Base of query parameters: they come as text."""
+
+    model_config = ConfigDict(strict=False)
+
+
+class Routes(APIBlueprint):
+    """A group of routes. Validates by itself: the library would take a body that is no JSON for an absent one."""
+
+    def __init__(self, name: str, *, about: str) -> None:
+        super().__init__(name, __name__, abp_tags=[Tag(name=name, description=about)])
+
+    def on(self, method: str, rule: str, *, answers: Answers, problems: Iterable[int] = ()) -> Callable[[View], View]:
+        """Register a view. Its parameters `path`, `query`, `header`, `body` are validated as they are annotated.
+
+        `answers` maps statuses to types (None: no body); of `problems` 400 is always one, because any request may
+        hold a NUL.
+        """
+        responses = {**answers, **{status: problem_answer(status) for status in sorted({400, *problems})}}
+        register = getattr(self, method.lower())
+
+        def decorator(view: View) -> View:
+            register(rule, responses=responses)(view)
+            return view
+
+        return decorator
+
+    @staticmethod
+    def create_view_func(
+        func: Callable[..., Response],
+        header: type[BaseModel] | None,
+        cookie: type[BaseModel] | None,
+        path: type[BaseModel] | None,
+        query: type[BaseModel] | None,
+        form: type[BaseModel] | None,
+        body: type[BaseModel] | None,
+        raw: type[BaseModel] | None,
+        view_class: Any = None,
+        view_kwargs: Any = None,
+        responses: Any = None,
+        validate_response: bool | None = None,
+    ) -> Callable[..., Response]:
+        """What Flask calls: the view, with its parameters validated."""
+
+        @wraps(func)
+        def view(**values: Any) -> Response:
+            given: dict[str, BaseModel] = {}
+            if path is not None:
+                given["path"] = path.model_construct(**values)  # any text is an id; whether it exists is seen later
+            if query is not None:
+                given["query"] = validate(query, _known(query, request.args))
+            if header is not None:
+                given["header"] = validate(header, _known(header, request.headers))
+            if body is not None:
+                g.body = read_object()
+                given["body"] = validate(body, g.body)
+            return func(**given)
+
+        return view
+
+
+def _known(model: type[BaseModel], values: Mapping[str, str] | Headers) -> dict[str, str]:
+    names = [info.alias or name for name, info in model.model_fields.items()]
+    return {name: values[name] for name in names if name in values}
+
+
+def problem_answer(status: int) -> Json:
+    """A problem document in the OpenAPI document."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {"description": PROBLEMS[status], "content": content}
+
+
+def streaming_answer(model: type[Wire], description: str) -> Json:
+    """An answer in JSON or as server-sent events, as the request asks. `model` also stands in another answer."""
+    return {
+        "description": description,
+        "content": {
+            "application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    }

@@ -1,0 +1,13 @@
+"""What gunicorn serves: `api.wsgi:app`."""
+
+import logging
+import os
+
+from api.app import create_app
+from api.services import build_services
+from shared.runconfig import load_front
+from shared.settings import Settings
+
+_settings = Settings.from_env()
+logging.basicConfig(level=_settings.log_level, format="%(levelname)s %(name)s: %(message)s")
+app = create_app(build_services(_settings, load_front(_settings.config_path, os.environ)))
