@@ -1,0 +1,260 @@
+"""Turns run by the real loop against a real store; the provider is the scripted one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gevent
+import orjson
+import pytest
+from celery import Celery
+from logkit import LogKit, delta, opened
+
+from shared.clock import now_iso
+from shared.events import StepStart, TurnResumed
+from shared.hints import Hints
+from shared.ids import TurnRef, new_token
+from shared.log.archive import RedisArchive
+from shared.registry import RegisteredModel
+from worker.history import History
+from worker.interrupts import CancelAsked, Draining
+from worker.journal import Journal
+from worker.providers.scripted import ScriptedConfig, ScriptedInference
+from worker.router import Router
+from worker.turn import TurnRun, TurnTools
+
+Json = dict[str, Any]
+
+LOOK = {"name": "look", "parameters": [{"name": "at", "parameter_type": "str", "required": True}]}
+RULES = [
+    {"match": "use both", "tool_calls": [{"tool_name": "look", "arguments": {"at": "x"}}] * 2},
+    {"match": "use unknown", "tool_calls": [{"tool_name": "nothing", "arguments": {}}]},
+    {"match": "there is no tool", "role": "tool", "text": "I am sorry."},
+    {"match": "seen", "role": "tool", "text": "I have seen it."},
+    {"match": "use look", "tool_calls": [{"tool_name": "look", "arguments": {"at": "x", "depth": 3}}]},
+    {"match": "break", "error": {"status": 500, "message": "out of order"}},
+    {"match": "slowly", "text": "one two three four five", "token_ms": 200},
+]
+
+
+class NoHints(Hints):
+    """Counts hints in place of a broker: what is tested here sends them to nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(app=Celery())
+        self.sent: list[TurnRef] = []
+
+    def send(self, ref: TurnRef) -> None:
+        self.sent.append(ref)
+
+
+@dataclass
+class Bench:
+    kit: LogKit
+    tools: TurnTools
+    hints: NoHints
+
+    def config(self, **extra: Any) -> Json:
+        return {"model": "scripted", "instructions": "", "max_infer_iters": 10, "client_tools": [LOOK], **extra}
+
+    def run(self, ref: TurnRef) -> TurnRun:
+        turn = self.claim(ref)
+        turn.run()
+        return turn
+
+    def claim(self, ref: TurnRef) -> TurnRun:
+        claim = self.tools.log.claim(ref, token=new_token(), worker="w")
+        return TurnRun(claim=claim, tools=self.tools)
+
+    def turn(self, ref: TurnRef) -> Json:
+        return self.kit.reader.state(ref).as_turn()
+
+    def answer(self, ref: TurnRef, call: Json, content: str) -> None:
+        response = {"call_id": call["call_id"], "tool_name": call["tool_name"], "content": content}
+        event = TurnResumed(turn_id=ref.turn_id, tool_responses=[response], resumed_at=now_iso())
+        self.tools.log.resume(ref, event=event, call_ids=[call["call_id"]], digest="d")
+
+    def submit(self, text: str, **config: Any) -> TurnRef:
+        return self.kit.accept(text=text, config=self.config(**config))
+
+
+@pytest.fixture
+def bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
+    with opened(redis_url, key_prefix) as kit:
+        script = ScriptedConfig.model_validate({"models": ["scripted"], "rules": RULES})
+        provider = ScriptedInference(provider_id="play", config=script, sleep=gevent.sleep)
+        router = Router(providers={"play": provider})
+        router.update([
+            RegisteredModel(
+                identifier="scripted",
+                model_type="llm",
+                provider_ids=["play"],
+                resource_ids={"play": "scripted"},
+            )
+        ])  # fmt: skip
+        journal, hints = Journal(log=kit.log_with(now_us=None)), NoHints()
+        journal.start()
+        archive = RedisArchive(reader=kit.reader)
+        tools = TurnTools(
+            log=kit.log_with(now_us=None),
+            reader=kit.reader,
+            journal=journal,
+            history=History(sessions=kit.sessions, archive=archive),
+            router=router,
+            hints=hints,
+        )
+        yield Bench(kit, tools, hints)
+        journal.stop()
+
+
+def test_a_turn_runs_to_its_answer(bench: Bench) -> None:
+    ref = bench.submit("say this")
+    bench.run(ref)
+    turn = bench.turn(ref)
+    assert turn["status"] == "completed"
+    assert "say this" in turn["output_message"]["content"]
+    assert turn["steps"][0]["usage"]["total_tokens"] > 0
+
+
+def test_the_snapshot_is_what_the_log_tells(bench: Bench) -> None:
+    ref = bench.submit("say this")
+    bench.run(ref)
+    row = bench.kit.reader.row(ref)
+    assert row is not None and row.snapshot is not None
+    assert orjson.loads(row.snapshot) == orjson.loads(orjson.dumps(bench.turn(ref)))
+
+
+def test_the_next_turn_of_the_session_is_hinted_and_sees_the_first(bench: Bench) -> None:
+    session = bench.kit.session()
+    first = bench.kit.accept(session, text="say one", config=bench.config())
+    second = bench.kit.accept(session, text="say two", config=bench.config())
+    bench.run(first)
+    assert bench.hints.sent == [second]
+    turn = bench.claim(second)
+    assert [past["input_messages"][0]["content"] for past in turn._history()] == ["say one"]
+    turn.run()
+
+
+def test_a_client_tool_pauses_the_turn_and_its_responses_bring_it_back(bench: Bench) -> None:
+    ref = bench.submit("use look")
+    bench.run(ref)
+    paused = bench.turn(ref)
+    assert paused["status"] == "awaiting_input"
+    (call,) = paused["output_message"]["tool_calls"]
+    assert call["arguments"] == {"at": "x", "depth": 3}
+    assert call["arguments_json"] == '{"at":"x","depth":3}'
+    assert paused["output_message"]["stop_reason"] == "end_of_message"
+
+    bench.answer(ref, call, "seen")
+    bench.run(ref)
+
+    done = bench.turn(ref)
+    assert [step["step_type"] for step in done["steps"]] == ["inference", "tool_execution", "inference"]
+    assert done["output_message"]["content"] == "I have seen it."
+    assert bench.kit.types(ref).count("turn_start") == 1, "a resume starts nothing anew"
+
+
+def test_two_calls_in_one_reply_wait_together(bench: Bench) -> None:
+    ref = bench.submit("use both")
+    bench.run(ref)
+    calls = bench.turn(ref)["output_message"]["tool_calls"]
+    assert len({call["call_id"] for call in calls}) == 2
+
+
+def test_an_unknown_tool_goes_back_to_the_model(bench: Bench) -> None:
+    ref = bench.submit("use unknown")
+    bench.run(ref)
+    turn = bench.turn(ref)
+    assert turn["status"] == "completed"
+    assert turn["output_message"]["content"] == "I am sorry."
+
+
+def test_at_the_limit_of_iterations_the_turn_ends_with_the_calls_in_its_message(bench: Bench) -> None:
+    ref = bench.submit("use look", max_infer_iters=1)
+    bench.run(ref)
+    turn = bench.turn(ref)
+    assert turn["status"] == "completed"
+    assert turn["output_message"]["stop_reason"] == "end_of_turn"
+    assert len(turn["output_message"]["tool_calls"]) == 1
+
+
+def test_a_failing_provider_ends_the_turn_with_an_error_that_names_it(bench: Bench) -> None:
+    ref = bench.submit("break")
+    bench.run(ref)
+    turn = bench.turn(ref)
+    assert turn["status"] == "failed"
+    assert turn["error"]["provider_id"] == "play"
+    assert "out of order" in turn["error"]["message"]
+    assert turn["output_message"]["content"] == ""
+
+
+def test_a_model_that_nobody_serves_any_more_fails_the_turn_and_names_what_is_served(bench: Bench) -> None:
+    ref = bench.submit("hello", model="gone")
+    bench.run(ref)
+    error = bench.turn(ref)["error"]
+    assert error["code"] == "model_not_found"
+    assert "scripted" in error["message"]
+
+
+def test_a_cancel_in_mid_answer_ends_the_turn_as_canceled(bench: Bench) -> None:
+    ref = bench.submit("slowly")
+    turn = bench.claim(ref)
+    running = gevent.spawn(turn.run)
+    while "step_progress" not in bench.kit.types(ref):
+        gevent.sleep(0.01)
+    running.kill(CancelAsked())
+    view = bench.turn(ref)
+    assert view["status"] == "canceled"
+    assert view["steps"][0]["completed_at"] is None
+
+
+def test_a_drained_turn_goes_on_elsewhere_under_a_new_step(bench: Bench) -> None:
+    ref = bench.submit("slowly")
+    turn = bench.claim(ref)
+    running = gevent.spawn(turn.run)
+    while "step_progress" not in bench.kit.types(ref):
+        gevent.sleep(0.01)
+    running.kill(Draining())
+    assert bench.hints.sent == [ref]
+
+    bench.run(ref)
+
+    types = bench.kit.types(ref)
+    assert types.index("step_abandoned") == types.index("turn_recovered") + 1
+    view = bench.turn(ref)
+    assert view["status"] == "completed"
+    assert view["attempts"] == 2
+    assert view["output_message"]["content"] == "one two three four five"
+
+
+def test_a_turn_that_was_answered_but_not_ended_is_only_ended(bench: Bench) -> None:
+    ref = bench.submit("say this")
+    owner = bench.claim(ref)
+    owner._infer()
+    owner.writer.settle()
+    bench.tools.log.release(ref, token=owner.writer.token)
+    bench.run(ref)
+    assert bench.kit.types(ref).count("step_start") == 1
+
+
+def test_an_owner_that_was_fenced_writes_nothing_more(bench: Bench) -> None:
+    ref = bench.submit("slowly")
+    stale = bench.claim(ref)
+    bench.tools.log.release(ref, token=stale.writer.token)
+    bench.run(ref)
+    before = bench.kit.raw_events(ref)
+    stale.run()
+    assert bench.kit.raw_events(ref) == before
+
+
+def test_deltas_that_wait_together_become_one_event(bench: Bench) -> None:
+    ref = bench.submit("say this")
+    turn = bench.claim(ref)
+    turn.writer.emit(StepStart(step_type="inference", step_id="s", started_at=turn._stamps.next(), metadata={}))
+    for text in ("one ", "two ", "three"):
+        turn.writer.emit(delta("s", text))
+    turn.writer.settle()
+    assert bench.kit.types(ref)[-1] == "step_progress"
+    assert bench.kit.types(ref).count("step_progress") == 1
+    assert bench.turn(ref)["output_message"]["content"] == "one two three"
+    turn.run()
