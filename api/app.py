@@ -9,6 +9,7 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
 from api import routes
+from api.bodies import BODY_LIMIT
 from api.problems import register_problems
 from api.routing import EXTENSION
 from api.services import Services
@@ -28,7 +29,9 @@ def create_app(services: Services) -> OpenAPI:
         validation_error_status=400,
         validation_error_model=Problem,
     )
-    app.config["MAX_CONTENT_LENGTH"] = int(services.limits.body_mb * _MEGABYTE)
+    app.config[BODY_LIMIT] = int(services.limits.body_mb * _MEGABYTE)
+    # One more than the limit, because a body without a length is cut there and not refused: see api.bodies.
+    app.config["MAX_CONTENT_LENGTH"] = app.config[BODY_LIMIT] + 1
     app.config["SWAGGER_CONFIG"] = {"validatorUrl": None}  # the page asks nobody on the internet
     # An id may hold what it likes, also two slashes in a row: no redirects to a tidier path.
     app.url_map.merge_slashes = False

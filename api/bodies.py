@@ -3,14 +3,16 @@
 import re
 
 import orjson
-from flask import request
+from flask import current_app, request
 from gunicorn.http.errors import ParseException
 from pydantic_core import from_json
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from shared.errors import InvalidRequest
 from shared.events import Json
 
+BODY_LIMIT = "BODY_LIMIT"
+"""The key of the app's config that holds how many bytes a body may have."""
 MAX_DEPTH = 64
 _CONTAINERS = (dict, list)
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -71,6 +73,9 @@ def _check_media_type() -> None:
 
 def _read() -> bytes:
     try:
-        return request.get_data(cache=False)
+        raw = request.get_data(cache=False)
     except ParseException as error:  # of the server: a chunk that is none
         raise InvalidRequest("The body's transfer encoding is broken.", code="malformed_body") from error
+    if len(raw) > current_app.config[BODY_LIMIT]:
+        raise RequestEntityTooLarge
+    return raw

@@ -1,9 +1,6 @@
 """gunicorn's settings: `gunicorn -c python:api.gunicorn_conf api.wsgi:app`."""
 
 import os
-import threading
-import time
-from typing import Any
 
 from shared.errors import ConfigError
 from shared.runconfig import load_front
@@ -20,26 +17,14 @@ _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 
 bind = f"{_host}:{_settings.port}"
 workers = _settings.api_processes
-worker_class = "gevent"
+worker_class = "api.gunicorn_worker.ApiWorker"
 worker_connections = 10_000  # a tail holds one for as long as it lasts
 preload_app = False  # the gevent worker patches the standard library first, each process for itself
 timeout = 60
 graceful_timeout = 2  # tails end by themselves within it; the supervisor waits little longer
 keepalive = 75  # longer than the idle time of usual load balancers, so that they are the ones to close
 limit_request_line = 8190
+control_socket_disable = True  # it would lie in the home folder, one for all stacks
 accesslog = None
 errorlog = "-"
 loglevel = _settings.log_level.lower()
-
-_WATCH_S = 0.1
-
-
-def post_worker_init(worker: Any) -> None:
-    """Have the process's tails end as soon as it is asked to stop: gunicorn itself waits for them in vain."""
-    threading.Thread(target=_end_tails, args=(worker,), name="shutdown-watch", daemon=True).start()
-
-
-def _end_tails(worker: Any) -> None:
-    while worker.alive:
-        time.sleep(_WATCH_S)
-    worker.wsgi.extensions["turnstone"].tails.close()

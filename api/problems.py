@@ -10,6 +10,7 @@ import orjson
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
+from api.bodies import BODY_LIMIT
 from shared.errors import Conflict, InvalidRequest, NotFound, SchemaTooNew, StoreError, TurnstoneError, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
@@ -101,7 +102,7 @@ def _of_http(error: HTTPException) -> Problem:
     phrase = HTTPStatus(status).phrase
     detail, template = error.description or phrase, _HTTP_DETAILS.get(status)
     if template is not None:
-        limit = current_app.config["MAX_CONTENT_LENGTH"]
+        limit = current_app.config[BODY_LIMIT]
         detail = template.format(method=request.method, path=request.path, limit=limit)
     return Problem(status=status, detail=detail, code=phrase.lower().replace(" ", "_"), headers=headers)
 

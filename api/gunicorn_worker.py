@@ -1,0 +1,40 @@
+"""gunicorn's gevent worker, with problem documents for what is no HTTP and with tails that end at a shutdown."""
+
+from typing import Any
+
+import gevent
+from gunicorn import util
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.workers.ggevent import GeventWorker
+
+_STATUS = {LimitRequestLine: 414, LimitRequestHeaders: 431}
+
+
+class ApiWorker(GeventWorker):  # type: ignore[misc]
+    """Serves the application of `api.wsgi`."""
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Asked to stop: gunicorn takes no new requests, and would wait in vain for tails to end by themselves."""
+        super().handle_exit(sig, frame)
+        gevent.spawn(self._end_tails)
+
+    def _end_tails(self) -> None:
+        self.wsgi.extensions["turnstone"].tails.close()
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer to a request that cannot be parsed; anything else is left to gunicorn."""
+        if not isinstance(exc, ParseException):
+            super().handle_error(req, client, addr, exc)
+            return
+        # Imported here: the parent process loads this module too, before the standard library is patched.
+        from api.problems import Problem
+
+        status = _STATUS.get(type(exc), 400)
+        self.log.warning("no HTTP request from %s: %s", addr, exc)
+        detail = f"The server cannot read the request: {type(exc).__name__}. Check its line, headers and chunks."
+        response = Problem(status=status, detail=detail, code="malformed_http").response()
+        head = f"HTTP/1.1 {response.status}\r\nConnection: close\r\n{response.headers}"
+        try:
+            util.write_nonblock(client, head.encode("latin-1") + response.get_data())
+        except OSError as error:
+            self.log.debug("the client is gone: %s", error)
