@@ -51,8 +51,8 @@ class StackProcess:
         return list(self._seen.values())
 
     def child(self, words: str) -> psutil.Process:
-        """The running process of the stack whose command line has `words` in it."""
-        found = [process for process in self.note_processes() if words in command_of(process)]
+        """The running process of the stack whose command line has `words`, up to the end of a word, in it."""
+        found = [process for process in self.note_processes() if f"{words} " in f"{command_of(process)} "]
         assert len(found) == 1, f"{words}: {found}"
         return found[0]
 

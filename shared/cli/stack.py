@@ -13,7 +13,7 @@ WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "worker")
 # Stages, in the order of starting; stopping goes the other way round. Their graces add up to less than the
 # ten seconds in which a stop has to be done.
 STORE, WORKER, API = 0, 1, 2
-STORE_GRACE_S, WORKER_GRACE_S, API_GRACE_S = 2.5, 3.5, 2.5
+STORE_GRACE_S, WORKER_GRACE_S, API_GRACE_S = 2.0, 3.5, 3.5
 
 
 def store_child(store: LocalStore, *, environ: Mapping[str, str]) -> ChildSpec:
