@@ -39,12 +39,14 @@ async def run_load(target: Target, load: Load) -> Outcome:
     replies: list[Reply] = []
     left = iter(range(load.replies))
 
-    async def slot() -> None:
+    async def slot(number: int) -> None:
+        # Paced replies begin one after the other: a burst of submits would be another load.
+        await asyncio.sleep(number * load.plan.seconds / load.in_flight)
         for _ in left:
             replies.append(await one_reply(target, load.plan))  # noqa: PERF401 - shared by all slots
 
     started = time.perf_counter()
-    await asyncio.gather(*(slot() for _ in range(load.in_flight)))
+    await asyncio.gather(*(slot(number) for number in range(load.in_flight)))
     return _outcome(replies, load.plan, time.perf_counter() - started)
 
 

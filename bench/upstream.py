@@ -36,6 +36,11 @@ class Plan:
     first_ms: float = 0.0
     token_ms: float = 0.0
 
+    @property
+    def seconds(self) -> float:
+        """How long the reply takes."""
+        return (self.first_ms + (self.tokens - 1) * self.token_ms) / 1000
+
     def prompt(self) -> str:
         """The user message that asks for this reply."""
         return f"tokens={self.tokens} first_ms={self.first_ms} token_ms={self.token_ms}"
