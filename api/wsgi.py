@@ -10,4 +10,6 @@ from shared.settings import Settings
 
 _settings = Settings.from_env()
 logging.basicConfig(level=_settings.log_level, format="%(levelname)s %(name)s: %(message)s")
-app = create_app(build_services(_settings, load_front(_settings.config_path, os.environ)))
+_services = build_services(_settings, load_front(_settings.config_path, os.environ))
+_services.hints.warm()
+app = create_app(_services)

@@ -42,6 +42,15 @@ class Hints:
     def __init__(self, *, app: Celery) -> None:
         self._app = app
 
+    def warm(self) -> None:
+        """Connect now, so that the first turn does not wait for it."""
+        try:
+            with self._app.producer_or_acquire() as producer:
+                producer.connection.ensure_connection(max_retries=1)
+                producer.channel  # noqa: B018 - opened by being asked for
+        except (OperationalError, OSError) as error:
+            logger.warning("broker not reached yet: %s", error)
+
     def send(self, ref: TurnRef) -> None:
         try:
             self._app.send_task(RUN_TURN, args=(ref.member,), queue=TURNS_QUEUE, retry=False)

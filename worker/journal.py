@@ -15,6 +15,7 @@ from shared.events import Event, StepProgress
 from shared.fold import TurnState
 from shared.ids import TurnRef
 from shared.log.turn_log import Claim, TurnLog, Write, Written
+from worker.vital import spawn_vital
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class Journal:
         self._greenlet: gevent.Greenlet | None = None
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+        self._greenlet = spawn_vital("journal", self._run)
 
     def stop(self) -> None:
         if self._greenlet is not None:

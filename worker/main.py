@@ -40,7 +40,6 @@ def _wire(runtime: Runtime) -> None:
     signals.setup_logging.connect(_setup_logging, weak=False)
     signals.worker_ready.connect(lambda **_: runtime.start(), weak=False)
     signals.worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
-    signals.worker_shutdown.connect(lambda **_: runtime.stop(), weak=False)
 
 
 def _arguments(settings: Settings) -> list[str]:
