@@ -190,6 +190,14 @@ def test_a_connection_cut_in_mid_answer(upstream: FakeUpstream, reply: Reply) ->
     )
 
 
+def test_an_answer_given_up_with_a_proper_last_word_is_no_answer(upstream: FakeUpstream) -> None:
+    # As llama-cpp-python does when another request comes: [DONE] without a finish reason, then the connection is cut.
+    upstream.script(Stream(pieces=[chunk({"content": "Once"}), event("[DONE]")], end="cut"))
+    one = provider(upstream.url, max_retries=0)
+
+    assert fault(one).code == "provider_interrupted"
+
+
 @pytest.mark.parametrize("reply", [Stream(pieces=[], hang_before_head=True), chunks(end="hang")])
 def test_a_first_token_that_does_not_come(upstream: FakeUpstream, reply: Reply) -> None:
     upstream.script(reply)

@@ -120,6 +120,9 @@ class OpenAIInference(InferenceProvider):
                     body.be_patient(wait)
                     yield first
                     yield from _until_complete(deltas, reader)
+                # llama-cpp-python gives up an answer for the next request with [DONE], and then cuts the connection.
+                if reader.finish_reason is None and not _drain(body):
+                    raise self._faults.interrupted()
                 yield from reader.endings()
                 _drain(body)
         except EventTooLong:
@@ -185,14 +188,18 @@ def _until_complete(deltas: Iterator[Delta], reader: ReplyReader) -> Iterator[De
             raise
 
 
-def _drain(body: Body) -> None:
-    """Read the end of the body, so that the connection can be used again; otherwise it is closed."""
+def _drain(body: Body) -> bool:
+    """Read the end of the body, so that the connection can be used again; otherwise it is closed.
+
+    False for a body that was cut.
+    """
     body.be_patient(AFTERMATH_S)
     try:
         for _ in body:
             pass
-    except WIRE_ERRORS:
-        return
+    except WIRE_ERRORS as error:
+        return isinstance(error, httpcore.TimeoutException)
+    return True
 
 
 def _sample(body: Body) -> bytes:
