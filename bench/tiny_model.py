@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEADS, BLOCKS, INNER, CONTEXT = 64, 4, 2, 128, 16_384
+WIDTH, HEADS, BLOCKS, INNER, CONTEXT = 64, 4, 3, 64, 4_096
 SYLLABLES = ("ba", "co", "de", "fi", "go", "hu", "ja", "ke", "li", "mo", "nu", "pa", "re", "so", "ti", "vu")
 WORDS = [f"{first}{second}" for first in SYLLABLES for second in SYLLABLES]
 SPACE = "\u2581"  # how SentencePiece writes the space before a word
