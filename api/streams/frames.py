@@ -1,5 +1,8 @@
 """Server-sent event frames, as bytes. Payloads go out as they lie in the log: nothing is parsed here.
 
+One thing in them is rewritten: Unicode's own line ends, which JSON allows raw, go out as escapes. In SSE they end no
+line, but readers that cut text by Python's `splitlines` (httpx's `iter_lines` does) would break the event there.
+
 Format: WHATWG HTML, section 9.2 (server-sent events).
 """
 
@@ -9,6 +12,8 @@ PING_WITH_IDS = b": ping\n"
 """No blank line: where a stream has `id:` lines, the official client takes one for an event without data."""
 PING = b": ping\n\n"
 RESTARTING = b": the server restarts, reconnect\n"
+
+_LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 
 Payload = bytes
 
@@ -21,12 +26,12 @@ def frame(entry_id: str, event_type: str, payload: Payload) -> bytes:
 
 def data_frame(payload: Payload) -> bytes:
     """A frame of a POST's stream: the official client wants neither ids nor types."""
-    return b'data: {"event": {"payload": ' + payload + b"}}\n\n"
+    return b'data: {"event": {"payload": ' + _one_line(payload) + b"}}\n\n"
 
 
 def error_frame(error: bytes) -> bytes:
     """The frame that ends a POST's stream in failure; `error` is a JSON object."""
-    return b'data: {"error": ' + error + b"}\n\n"
+    return b'data: {"error": ' + _one_line(error) + b"}\n\n"
 
 
 def with_turn(payload: Payload, turn: bytes) -> Payload:
@@ -37,3 +42,10 @@ def with_turn(payload: Payload, turn: bytes) -> Payload:
 def is_next(entries: list[Entry], after: int) -> bool:
     """Whether a batch goes on where the reader stands."""
     return entries[0].seq == after + 1
+
+
+def _one_line(text: bytes) -> bytes:
+    for raw, escaped in _LINE_ENDS:
+        if raw in text:
+            text = text.replace(raw, escaped)
+    return text
