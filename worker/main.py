@@ -12,6 +12,7 @@ from shared.errors import ConfigError
 from shared.hints import RUN_TURN, TURNS_QUEUE, celery_app
 from shared.runconfig import load
 from shared.settings import Settings
+from worker.hint_request import request_class
 from worker.providers.instances import build_inference
 from worker.runtime import Runtime
 
@@ -30,7 +31,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = celery_app(settings.broker_url)
     runtime = Runtime(settings=settings, config=config, providers=providers, app=app)
-    app.task(name=RUN_TURN)(runtime.run)
+    app.task(name=RUN_TURN, Request=request_class(app))(runtime.run)
     _wire(runtime)
     app.worker_main(_arguments(settings))
 
