@@ -10,6 +10,7 @@ then tells the parser that the body has ended, so that the connection is used ag
 
 import re
 import socket
+import ssl
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -83,7 +84,25 @@ class Wire(httpcore.NetworkStream):
         return Wire(self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and not isinstance(self._socket, ssl.SSLSocket):
+            return self._is_readable()
         return self._stream.get_extra_info(info)
+
+    def _is_readable(self) -> bool:
+        """Whether an idle connection has something to read: its end. The pool asks this of each before each request.
+
+        By a look and not by httpcore's poll: under gevent that lets all other greenlets run first, and a request
+        waits for them.
+        """
+        self._socket.settimeout(0)
+        self._socket_timeout = 0
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
 
     def _read_head(self, timeout: float | None) -> bytes:
         data = b""
