@@ -118,11 +118,14 @@ class TailHub:
         cursor = after
         with self._join(ref, cursor) as subscription:
             while True:
-                while page := self._reader.entries(ref, after=cursor, count=_PAGE):
+                page = self._reader.entries(ref, after=cursor, count=_PAGE)
+                while page:
                     cursor = page[-1].seq
                     yield page
                     if self.closed:
                         raise HubClosed
+                    # A page that is not full was the last one: what came since then is in the subscription.
+                    page = self._reader.entries(ref, after=cursor, count=_PAGE) if len(page) == _PAGE else []
                 while (batch := subscription.take(idle_s)) is not None:
                     fresh = [entry for entry in batch if entry.seq > cursor]
                     if fresh and fresh[0].seq != cursor + 1:
