@@ -206,7 +206,7 @@ class TurnLog:
     def append_many(self, writes: Sequence[Write]) -> list[Written | LogError | StoreError]:
         """Append many turns' batches in one round trip; each result stands for itself."""
         replies = self._scripts.call_many([self._append_call(write) for write in writes])
-        return [_written(write, reply) for write, reply in zip(writes, replies, strict=True)]
+        return [self._written(write, reply) for write, reply in zip(writes, replies, strict=True)]
 
     def _append_call(self, write: Write) -> Call:
         ref, turn, shard = write.ref, self._keys.turn(write.ref), self._keys.shard(write.ref.shard)
@@ -260,7 +260,7 @@ class TurnLog:
              shard.channel, self._events_ttl_ms, 1 if stored.field == "b" else 0, len(write.events),
              *self._event_args(ref, [canceled]), *self._event_args(ref, write.events)],
         )  # fmt: skip
-        _raise_refusal(write, reply)
+        self._raise_refusal(write, reply)
         return TurnStatus(reply[1].decode()), reply[2].decode() or None
 
     def pause(self, write: Write, *, call_ids: Sequence[str]) -> bool:
@@ -275,7 +275,7 @@ class TurnLog:
             [ref.member, write.token, write.last, write.private_last, _id_set(call_ids), self._input_timeout_us,
              shard.channel, len(write.events), *self._event_args(ref, write.events)],
         )  # fmt: skip
-        _raise_refusal(write, reply)
+        self._raise_refusal(write, reply)
         return bool(reply[0] == b"OK")
 
     def resume(self, ref: TurnRef, *, event: Event, call_ids: Sequence[str], digest: str) -> int:
@@ -299,6 +299,7 @@ class TurnLog:
                 f"Turn '{ref.turn_id}' does not wait for tool responses: it is {reply[1].decode()}.",
                 code="not_awaiting_input",
             )
+        self._blobs.delete(ref)
         raise NotFound("turn", ref.turn_id, listing="GET /v1/agents/{agent_id}/session/{session_id}")
 
     def cancel(self, ref: TurnRef, *, reason: str, end_running: bool = False) -> tuple[str, str | None]:
@@ -338,38 +339,42 @@ class TurnLog:
         """Store the snapshot of a turn that ended inside a script; its events may expire from now on."""
         turn, shard = self._keys.turn(ref), self._keys.shard(ref.shard)
         stored = self._blobs.store(ref, snapshot)
-        self._scripts.call(
+        reply = self._scripts.call(
             "snapshot",
             [turn.turn, turn.events, turn.private, shard.ended],
             [ref.member, stored.value, 1 if stored.field == "b" else 0, self._events_ttl_ms],
         )
+        if reply == b"GONE":
+            self._blobs.delete(ref)
+
+    def _written(self, write: Write, reply: Any) -> Written | LogError | StoreError:
+        if isinstance(reply, RedisError):
+            return StoreError(f"The store refused a write: {reply}")
+        try:
+            self._raise_refusal(write, reply)
+        except LogError as refusal:
+            return refusal
+        return Written(int(reply[1]), int(reply[2]), reply[3] == b"1")
+
+    def _raise_refusal(self, write: Write, reply: list[bytes]) -> None:
+        ref = write.ref
+        if reply[0] == b"GONE":
+            self._blobs.delete(ref)  # what was put there for this write has no turn to go with
+            raise Fenced(f"Turn '{ref.turn_id}' was deleted.")
+        if reply[0] == b"FENCED":
+            raise Fenced(f"Turn '{ref.turn_id}' has another owner now, or has ended.")
+        if reply[0] == b"TAIL":
+            raise TailMismatch(
+                f"The log of turn '{ref.turn_id}' ends at {reply[1].decode()}, not at {write.last}.",
+                last=int(reply[1]),
+                private_last=int(reply[2]),
+            )
 
     def _event_args(self, ref: TurnRef, events: Sequence[Event]) -> list[Argument]:
         args: list[Argument] = []
         for event in events:
             args += [event.event_type, SCHEMA_VERSION, *self._blobs.store(ref, event.encode())]
         return args
-
-
-def _written(write: Write, reply: Any) -> Written | LogError | StoreError:
-    if isinstance(reply, RedisError):
-        return StoreError(f"The store refused a write: {reply}")
-    try:
-        _raise_refusal(write, reply)
-    except LogError as refusal:
-        return refusal
-    return Written(int(reply[1]), int(reply[2]), reply[3] == b"1")
-
-
-def _raise_refusal(write: Write, reply: list[bytes]) -> None:
-    if reply[0] == b"FENCED":
-        raise Fenced(f"Turn '{write.ref.turn_id}' has another owner now, or has ended.")
-    if reply[0] == b"TAIL":
-        raise TailMismatch(
-            f"The log of turn '{write.ref.turn_id}' ends at {reply[1].decode()}, not at {write.last}.",
-            last=int(reply[1]),
-            private_last=int(reply[2]),
-        )
 
 
 def _id_set(call_ids: Sequence[str]) -> bytes:

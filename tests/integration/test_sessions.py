@@ -124,19 +124,22 @@ def test_a_swept_turn_is_not_revived_by_what_comes_late(kit: LogKit) -> None:
     kit.pass_time(SWEEP_DELAY_S)
     kit.sessions.sweep(session)
 
+    large = "x" * (INLINE_LIMIT + 1)
     with pytest.raises(Fenced):
-        owner.append(started(), delta())
+        owner.append(started(), delta(text=large), private=[("held", large.encode())])
     with pytest.raises(Fenced):
-        owner.finish()
+        owner.finish(snapshot=large.encode())
+    with pytest.raises(Fenced):
+        owner.pause(large)
     with pytest.raises(NotFound):
-        kit.submit(second)
+        kit.submit(second, text=large)
     with pytest.raises(NotFound):
-        kit.resume(second, "c1")
+        kit.resume(second, large)
     owner.release()
     assert owner.renew() == "LOST"
     assert kit.log.cancel(second, reason="no") == ("gone", None)
     assert kit.log.reap(second) == ("nothing", None)
-    kit.log.keep_snapshot(second, b"late")
+    kit.log.keep_snapshot(second, large.encode())
 
     assert of_session(kit, session) == []
 

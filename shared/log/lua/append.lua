@@ -4,10 +4,11 @@
 -- ARGV  1 now  2 member  3 token  4 expected last seq  5 expected last private seq  6 lease in µs  7 channel
 --       8 number of events  9 number of private records  10.. events (4 each), then private records (3 each)
 -- Returns  {'OK', last, plast, '1' if cancel was asked for}
---          {'FENCED'} another token, or the turn has ended or is gone
+--          {'FENCED'} another token, or the turn has ended  {'GONE'}
 --          {'TAIL', last, plast} the log does not end at the expected seq
 -- A live token is enough: a deadline that has passed does not refuse.
 local turn = fields(KEYS[1], 'token', 'status', 'epoch', 'last', 'plast', 'cancel')
+if not turn.status then return {'GONE'} end
 if turn.token ~= ARGV[3] or turn.status ~= 'in_progress' then return {'FENCED'} end
 if turn.last ~= ARGV[4] or turn.plast ~= ARGV[5] then return {'TAIL', turn.last, turn.plast} end
 

@@ -4,10 +4,11 @@
 -- ARGV  1 now  2 turn id  3 member  4 token  5 expected last seq  6 expected last private seq  7 status
 --       8 snapshot  9 channel  10 how long to keep the events, in ms  11 '1' if the snapshot is a blob's name
 --       12 number of events (the last is the terminal one)  13.. canceled event (4)  17.. events (4 each)
--- Returns  {'OK', status, next turn id or ''}  {'FENCED'}  {'TAIL', last, plast}
+-- Returns  {'OK', status, next turn id or ''}  {'FENCED'}  {'TAIL', last, plast}  {'GONE'}
 -- Where cancel was asked for, the canceled event stands in for the terminal one and a janitor makes the snapshot.
 -- Repeated with the same token after it has ended: the same answer (the next turn is due in any case).
 local turn = fields(KEYS[1], 'token', 'status', 'epoch', 'last', 'plast', 'cancel')
+if not turn.status then return {'GONE'} end
 if turn.token ~= ARGV[4] then return {'FENCED'} end
 if TERMINAL[turn.status] then return {'OK', turn.status, ''} end
 if turn.status ~= 'in_progress' then return {'FENCED'} end

@@ -4,8 +4,10 @@
 -- ARGV  1 now  2 member  3 token  4 expected last seq  5 expected last private seq  6 pending call ids
 --       (sorted, as JSON)  7 input timeout in µs  8 channel  9 number of events  10.. events (4 each)
 -- Returns  {'OK', last}  {'CANCEL'} nothing written: end the turn instead  {'FENCED'}  {'TAIL', last, plast}
+--          {'GONE'}
 -- Repeated after its reply was lost: the same answer.
 local turn = fields(KEYS[1], 'token', 'paused_by', 'status', 'epoch', 'last', 'plast', 'cancel', 'pending')
+if not turn.status then return {'GONE'} end
 if turn.paused_by == ARGV[3] then return {'OK', turn.last} end
 if turn.token ~= ARGV[3] or turn.status ~= 'in_progress' then return {'FENCED'} end
 if turn.last ~= ARGV[4] or turn.plast ~= ARGV[5] then return {'TAIL', turn.last, turn.plast} end
