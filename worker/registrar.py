@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import gevent
+from gevent.event import Event as Signal
 
 from shared.errors import ProviderError, StoreError
 from shared.events import Json
@@ -21,7 +22,8 @@ ALIVE_S = 5
 class Registrar:
     """Lists models at start and every minute; a provider that is down is asked again every five seconds.
 
-    A failed listing keeps the last one. `configs` are the instances' configs without secrets.
+    A failed listing keeps the last one, also one that an earlier worker of this config published: a restart while a
+    provider is down takes no model away. `configs` are the instances' configs without secrets.
     """
 
     def __init__(
@@ -41,16 +43,35 @@ class Registrar:
         self._listed: dict[str, list[Model]] = {}
         self._health: dict[str, Json] = {}
         self._ask_at = dict.fromkeys(providers, 0.0)
+        self._recalled = False
+        self._known = Signal()
+
+    def wait_until_known(self) -> None:
+        """Return once it is known what is served: a turn that came sooner would fail for want of its model."""
+        self._known.wait()
 
     def run(self) -> None:
         """For the life of the worker."""
         while True:
             try:
+                self.recall()
                 self.refresh()
                 self._store.alive(self._worker)
             except StoreError as error:
                 logger.warning("registry waits for the store: %s", error)
             gevent.sleep(ALIVE_S)
+
+    def recall(self) -> None:
+        """Begin with what was published last."""
+        if self._recalled:
+            return
+        known = self._store.read() or Registry()
+        for provider_id in self._providers:
+            if listed := [_listed(model, provider_id) for model in known.models if provider_id in model.resource_ids]:
+                self._listed[provider_id] = listed
+        self._recalled = True
+        if self._listed:
+            self._tell(self._registry())
 
     def refresh(self) -> None:
         """Ask every provider that is due, all at once, and publish if any was asked."""
@@ -59,8 +80,12 @@ class Registrar:
             return
         gevent.joinall([gevent.spawn(self._list, provider_id) for provider_id in due], raise_error=True)
         registry = self._registry()
-        self._on_models(registry.models)
+        self._tell(registry)
         self._store.publish(registry)
+
+    def _tell(self, registry: Registry) -> None:
+        self._on_models(registry.models)
+        self._known.set()
 
     def _list(self, provider_id: str) -> None:
         try:
@@ -76,7 +101,7 @@ class Registrar:
 
     def _registry(self) -> Registry:
         return Registry(
-            models=merge_models(self._listed),
+            models=merge_models({name: self._listed[name] for name in self._providers if name in self._listed}),
             providers=[
                 ProviderStatus(
                     api="inference",
@@ -88,6 +113,16 @@ class Registrar:
                 for provider_id, provider in self._providers.items()
             ],
         )
+
+
+def _listed(model: RegisteredModel, provider_id: str) -> Model:
+    """What the provider must have listed for this entry."""
+    return Model(
+        identifier=model.identifier,
+        resource_id=model.resource_ids[provider_id],
+        model_type=model.model_type,
+        metadata=model.metadata,
+    )
 
 
 def merge_models(listed: dict[str, list[Model]]) -> list[RegisteredModel]:

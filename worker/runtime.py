@@ -101,12 +101,16 @@ class Runtime:
     def run(self, member: str) -> None:
         """Look at a turn: run it if it is there to be claimed, else forget the hint."""
         ref = TurnRef.parse(member)
+        self._registrar.wait_until_known()
         if self._draining or member in self._running:
             return
         try:
             claim = self._claim(ref)
         except (NotClaimable, StoreError) as refused:
             logger.debug("hint for turn %s: %s", ref.turn_id, refused)
+            return
+        if self._draining:  # told so while the claim was on its way
+            self._tools.log.release(ref, token=claim.token)
             return
         try:
             turn = TurnRun(claim=claim, tools=self._tools)
