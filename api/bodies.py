@@ -78,4 +78,7 @@ def _read() -> bytes:
         raise InvalidRequest("The body's transfer encoding is broken.", code="malformed_body") from error
     if len(raw) > current_app.config[BODY_LIMIT]:
         raise RequestEntityTooLarge
+    if len(raw) < (request.content_length or 0):
+        # What came may be JSON by chance; it is not what the client meant to send.
+        raise InvalidRequest("The body ended before its Content-Length.", code="malformed_body")
     return raw

@@ -13,6 +13,11 @@ _STATUS = {LimitRequestLine: 414, LimitRequestHeaders: 431}
 class ApiWorker(GeventWorker):  # type: ignore[misc]
     """Serves the application of `api.wsgi`."""
 
+    def run(self) -> None:
+        """Serve, and connect to the broker meanwhile: the first submit need not wait for it."""
+        gevent.spawn(self.wsgi.extensions["turnstone"].hints.warm)
+        super().run()
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Asked to stop: gunicorn takes no new requests, and would wait in vain for tails to end by themselves."""
         super().handle_exit(sig, frame)

@@ -1,12 +1,15 @@
 """Routes: what a route is called, what it takes and answers, in one place for Flask and for the OpenAPI document."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 from flask import Response, current_app, g, request
 from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.schema import Schema
 from flask_openapi3.models.tag import Tag
+from flask_openapi3.utils import get_model_schema
 from pydantic import BaseModel, ConfigDict
 from werkzeug.datastructures import Headers
 
@@ -19,7 +22,6 @@ from shared.ids import DEFAULT_TENANT
 from shared.types.base import Wire
 
 View = TypeVar("View", bound=Callable[..., Response])
-Answers = Mapping[int, "type[Wire] | Json | None"]
 
 PROBLEMS = {
     400: "The request cannot be understood, or asks for what is not served.",
@@ -31,6 +33,19 @@ PROBLEMS = {
     503: "Not now: try again after `Retry-After` seconds.",
 }
 EXTENSION = "turnstone"
+_SCHEMAS = "#/components/schemas"
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer in JSON or as server-sent events, as the request asks."""
+
+    model: type[Wire]
+    description: str
+
+
+Answer = type[Wire] | Streamed | Json | None
+"""What a status comes with: a type, one that may be streamed, a raw OpenAPI response, or no body."""
 
 
 def services() -> Services:
@@ -60,13 +75,16 @@ class Routes(APIBlueprint):
     def __init__(self, name: str, *, about: str) -> None:
         super().__init__(name, __name__, abp_tags=[Tag(name=name, description=about)])
 
-    def on(self, method: str, rule: str, *, answers: Answers, problems: Iterable[int] = ()) -> Callable[[View], View]:
+    def on(
+        self, method: str, rule: str, *, answers: Mapping[int, Answer], problems: Iterable[int] = ()
+    ) -> Callable[[View], View]:
         """Register a view. Its parameters `path`, `query`, `header`, `body` are validated as they are annotated.
 
         `answers` maps statuses to types (None: no body); of `problems` 400 is always one, because any request may
         hold a NUL.
         """
-        responses = {**answers, **{status: problem_answer(status) for status in sorted({400, *problems})}}
+        told = {status: self._told(answer) for status, answer in answers.items()}
+        responses = {**told, **{status: problem_answer(status) for status in sorted({400, *problems})}}
         register = getattr(self, method.lower())
 
         def decorator(view: View) -> View:
@@ -74,6 +92,21 @@ class Routes(APIBlueprint):
             return view
 
         return decorator
+
+    def _told(self, answer: Answer) -> type[Wire] | Json | None:
+        """An answer as the library takes it: it knows no type with two media types, and then learns it here."""
+        if not isinstance(answer, Streamed):
+            return answer
+        schema = get_model_schema(answer.model, mode="serialization")
+        for name, definition in (*schema.pop("$defs", {}).items(), (answer.model.__name__, schema)):
+            self.components_schemas[name] = Schema(**definition)
+        return {
+            "description": answer.description,
+            "content": {
+                "application/json": {"schema": {"$ref": f"{_SCHEMAS}/{answer.model.__name__}"}},
+                "text/event-stream": {"schema": {"type": "string"}},
+            },
+        }
 
     @staticmethod
     def create_view_func(
@@ -116,16 +149,5 @@ def _known(model: type[BaseModel], values: Mapping[str, str] | Headers) -> dict[
 
 def problem_answer(status: int) -> Json:
     """A problem document in the OpenAPI document."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}/Problem"}}}
     return {"description": PROBLEMS[status], "content": content}
-
-
-def streaming_answer(model: type[Wire], description: str) -> Json:
-    """An answer in JSON or as server-sent events, as the request asks. `model` also stands in another answer."""
-    return {
-        "description": description,
-        "content": {
-            "application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}},
-            "text/event-stream": {"schema": {"type": "string"}},
-        },
-    }

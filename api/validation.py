@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from shared.errors import InvalidRequest
 
@@ -23,26 +24,29 @@ def validate(model: type[M], data: Mapping[str, Any]) -> M:
 
 def _invalid_fields(error: ValidationError, data: Mapping[str, Any]) -> InvalidRequest:
     found = error.errors(include_url=False, include_context=False, include_input=False)[:_SHOWN]
-    fields = [(field_path(item["loc"], data), _message(item["msg"])) for item in found]
+    fields = [(_path_of(item, data), _message(item["msg"])) for item in found]
     told = dict.fromkeys(f"{path}: {message}" if path else message for path, message in fields)
     return InvalidRequest("; ".join(told) + ".", param=fields[0][0] or None, code="invalid_fields")
 
 
-def field_path(loc: tuple[int | str, ...], data: Any) -> str:
-    """The dotted path of a field as the client wrote it.
+def _path_of(item: ErrorDetails, data: Any) -> str:
+    loc = item["loc"]
+    return ".".join([*field_path(loc[:-1], data), str(loc[-1])] if item["type"] == "missing" else field_path(loc, data))
+
+
+def field_path(loc: tuple[int | str, ...], data: Any) -> list[str]:
+    """The path of a field as the client wrote it.
 
     pydantic's path also names the member of a union that it tried (`messages.0.user.content`): a part that is not
-    in the data, and not the last one, is such a name.
+    in the data is such a name.
     """
     path: list[str] = []
-    for index, part in enumerate(loc):
+    for part in loc:
         inside = _child(data, part)
         if inside is not _ABSENT:
             data = inside
             path.append(str(part))
-        elif index == len(loc) - 1 and isinstance(data, dict):
-            path.append(str(part))
-    return ".".join(path)
+    return path
 
 
 _ABSENT = object()

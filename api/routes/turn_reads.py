@@ -8,7 +8,7 @@ from pydantic import Field
 from api.answers import answer, nothing
 from api.lookup import has_shard, no_turn
 from api.routes.parts import StepPath, TurnPath
-from api.routing import Query, Routes, services, streaming_answer, tenant
+from api.routing import Query, Routes, Streamed, services, tenant
 from api.turn_answers import event_stream, turn_url
 from api.waiting import LONGEST_WAIT_S, within
 from shared.errors import NotFound
@@ -71,7 +71,7 @@ def get_step(path: StepPath) -> Response:
 @routes.on(
     "GET",
     f"{_TURN}/events",
-    answers={200: streaming_answer(types.EventPage, "Server-sent events, or a page of events."), 204: None},
+    answers={200: Streamed(types.EventPage, "Server-sent events, or a page of events."), 204: None},
     problems=(404, 422, 503),
 )
 def get_events(path: TurnPath, query: EventsQuery, header: EventsHeaders) -> Response:

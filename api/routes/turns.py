@@ -8,7 +8,7 @@ from pydantic import Field
 from api.answers import answer
 from api.idempotency import digest_of
 from api.routes.parts import CreationHeaders, SessionPath, TurnPath
-from api.routing import Query, Routes, body_as_sent, services, streaming_answer, tenant
+from api.routing import Query, Routes, Streamed, body_as_sent, services, tenant
 from api.submitting import Submission, submit
 from api.turn_answers import answer_as_asked, turn_url
 from api.waiting import current
@@ -55,7 +55,7 @@ class ResumeHeaders(Query):
     "/v1/agents/<agent_id>/session/<session_id>/turn",
     answers={
         202: types.Turn,
-        200: streaming_answer(types.Turn, _ENDED),
+        200: Streamed(types.Turn, _ENDED),
     },
     problems=(404, 409, 413, 415, 422, 503),
 )
@@ -104,7 +104,7 @@ def cancel_turn(path: TurnPath) -> Response:
     f"{_TURN}/resume",
     answers={
         202: types.Turn,
-        200: streaming_answer(types.Turn, _ENDED),
+        200: Streamed(types.Turn, _ENDED),
     },
     problems=(404, 409, 413, 415, 422, 503),
 )
