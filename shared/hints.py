@@ -31,6 +31,10 @@ def celery_app(broker_url: str) -> Celery:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 30,
+            # A publisher tries to connect twice, at once: by default it would sit out six seconds.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0,
         },
         # Only we publish here; anything else than JSON is not ours.
         accept_content=["json"],

@@ -9,9 +9,13 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import IO
 
 import gevent
 from gevent import subprocess as gsubprocess
+from gevent.queue import Empty, SimpleQueue
 
 from shared.ids import TurnRef
 from worker.vital import spawn_vital
@@ -30,60 +34,64 @@ class Heartbeat:
         self._hello = {"redis_url": redis_url, "key_prefix": key_prefix, "lease_s": lease_s}
         self._on_notice = on_notice
         self._held: dict[str, str] = {}
+        self._lines: SimpleQueue[str] = SimpleQueue()
         self._child: gsubprocess.Popen | None = None
-        self._greenlets: list[gevent.Greenlet] = []
+        self._greenlet: gevent.Greenlet | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, for logs and tests; None before it has started."""
+        return self._child.pid if self._child else None
 
     def start(self) -> None:
-        self._spawn()
-        self._greenlets = [spawn_vital("heartbeat ticks", self._tick), spawn_vital("heartbeat", self._listen)]
+        self._greenlet = spawn_vital("heartbeat", self._run)
 
     def stop(self) -> None:
-        for greenlet in self._greenlets:
-            greenlet.kill()
+        if self._greenlet is not None:
+            self._greenlet.kill()
         if self._child is not None:
-            self._child.stdin.close()  # the child ends at the end of its input
-            self._child.wait(timeout=5)
+            self._child.kill()  # it holds nothing that could be torn
+            self._child.wait()
 
     def hold(self, ref: TurnRef, token: str) -> None:
         self._held[ref.member] = token
-        self._send(f"+ {ref.member} {token}")
+        self._lines.put(f"+ {ref.member} {token}")
 
     def drop(self, ref: TurnRef) -> None:
         if self._held.pop(ref.member, None) is not None:
-            self._send(f"- {ref.member}")
+            self._lines.put(f"- {ref.member}")
 
-    def _spawn(self) -> None:
-        self._child = gsubprocess.Popen(
-            [sys.executable, "-m", "worker.heartbeat_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self._send(json.dumps(self._hello))
-        for member, token in self._held.items():
-            self._send(f"+ {member} {token}")
-
-    def _send(self, line: str) -> None:
-        if self._child is None:
-            return
-        try:
-            self._child.stdin.write(line.encode() + b"\n")
-            self._child.stdin.flush()
-        except OSError as error:
-            # It has ended; `_listen` sees the same and starts another, which is told everything anew.
-            logger.debug("heartbeat process does not listen: %s", error)
-
-    def _tick(self) -> None:
+    def _run(self) -> None:
+        """One child after the other; each is told everything anew."""
         while True:
-            self._send("tick")
-            gevent.sleep(TICK_S)
-
-    def _listen(self) -> None:
-        while True:
-            child = self._child
-            assert child is not None  # noqa: S101 - set by start()
+            child = self._child = gsubprocess.Popen(
+                [sys.executable, "-m", "worker.heartbeat_process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            lines = self._lines = SimpleQueue()
+            lines.put(json.dumps(self._hello))
+            for member, token in self._held.items():
+                lines.put(f"+ {member} {token}")
+            feeder = spawn_vital("heartbeat ticks", partial(self._feed, child.stdin, lines))
             for line in child.stdout:
-                what, member = line.decode().split()
-                self._on_notice(member, what)
+                self._notice(*line.decode().split())
+            feeder.kill()
             logger.warning("heartbeat process ended with %s, starting another", child.wait())
             gevent.sleep(TICK_S)
-            self._spawn()
+
+    def _feed(self, pipe: IO[bytes], lines: "SimpleQueue[str]") -> None:
+        """The only one that writes to a child: two greenlets in one pipe's buffer break it. Ends with the child."""
+        with suppress(OSError):
+            while True:
+                try:
+                    line = lines.get(timeout=TICK_S)
+                except Empty:
+                    line = "tick"
+                pipe.write(line.encode() + b"\n")
+                pipe.flush()
+
+    def _notice(self, what: str, member: str, token: str) -> None:
+        # Of an earlier claim it says nothing about this one.
+        if self._held.get(member) == token:
+            self._on_notice(member, what)

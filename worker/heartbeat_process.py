@@ -1,7 +1,7 @@
 """The child behind `worker.heartbeat`: reads turns and ticks from its input, renews leases, prints notices.
 
 Input: a first line of JSON (`redis_url`, `key_prefix`, `lease_s`), then `+ member token`, `- member`, `tick`.
-Output: `lost member` and `cancel member`. It ends with its input.
+Output: `lost member token` and `cancel member token`. It ends with its input.
 """
 
 import json
@@ -53,9 +53,11 @@ class Leases:
                 return []
             return [(TurnRef.parse(member), token) for member, token in self._held.items()]
 
-    def forget(self, member: str) -> None:
+    def forget(self, member: str, token: str) -> None:
+        """Stop renewing, unless the parent has claimed the turn again meanwhile."""
         with self._lock:
-            self._held.pop(member, None)
+            if self._held.get(member) == token:
+                del self._held[member]
 
 
 def main() -> None:
@@ -78,11 +80,11 @@ def _renew(log: TurnLog, leases: Leases, patience_s: float) -> None:
         outcomes = log.renew(held)
     except StoreError:
         return  # the next round tries again; the parent's own writes report the store
-    for (ref, _), outcome in zip(held, outcomes, strict=True):
+    for (ref, token), outcome in zip(held, outcomes, strict=True):
         if outcome == "LOST":
-            leases.forget(ref.member)
+            leases.forget(ref.member, token)
         if outcome != "OK":
-            sys.stdout.write(f"{outcome.lower()} {ref.member}\n")
+            sys.stdout.write(f"{outcome.lower()} {ref.member} {token}\n")
     sys.stdout.flush()
 
 

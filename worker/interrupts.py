@@ -1,14 +1,14 @@
-"""Why a running turn is stopped from outside.
+"""Why and where a running turn is stopped from outside."""
 
-Thrown into the turn's greenlet wherever it waits. Not an Exception: nothing on the way may take it for a fault
-of its own and go on.
-"""
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import gevent
 from gevent import GreenletExit
 
 
 class Interrupt(GreenletExit):  # type: ignore[misc]
-    """Base of all interrupts."""
+    """Base of all interrupts. Not an Exception: nothing on the way may take it for a fault of its own and go on."""
 
 
 class CancelAsked(Interrupt):
@@ -21,3 +21,43 @@ class LeaseLost(Interrupt):
 
 class Draining(Interrupt):
     """The worker is shutting down: give the turn back."""
+
+
+class Interrupts:
+    """What was asked of one turn from outside, and where that may be thrown into its greenlet.
+
+    Thrown at most once, and only inside `open`, where the turn waits for somebody else. Anywhere else it could tear
+    a write, or the handling of an earlier interrupt; there the turn goes on to its next `check`. What comes first
+    counts.
+    """
+
+    def __init__(self) -> None:
+        self._asked: Interrupt | None = None
+        self._waits: gevent.Greenlet | None = None
+
+    def ask(self, reason: Interrupt) -> None:
+        """Stop the turn as soon as that is safe. May be called from any greenlet, and from a signal handler."""
+        if self._asked is None:
+            self._asked = reason
+            # From the hub, and looked at again there: the turn may have gone on before.
+            gevent.get_hub().loop.run_callback(self._throw)
+
+    def check(self) -> None:
+        """Raise what was asked for."""
+        if self._asked is not None:
+            raise self._asked
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """What was asked for is raised in this block at once, wherever it waits."""
+        self.check()
+        self._waits = gevent.getcurrent()
+        try:
+            yield
+        finally:
+            self._waits = None
+
+    def _throw(self) -> None:
+        greenlet, self._waits = self._waits, None
+        if greenlet is not None:
+            greenlet.throw(self._asked)

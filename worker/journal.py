@@ -5,16 +5,17 @@ load. Text deltas of one step that wait together become one event; an event that
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import gevent
 from gevent.event import Event as Signal
 
-from shared.errors import Fenced, LogError, StoreError, TailMismatch
+from shared.errors import LogError, StoreError, TailMismatch
 from shared.events import Event, StepProgress
 from shared.fold import TurnState
 from shared.ids import TurnRef
 from shared.log.turn_log import Claim, TurnLog, Write, Written
+from worker.interrupts import CancelAsked, Interrupts, LeaseLost
 from worker.vital import spawn_vital
 
 logger = logging.getLogger(__name__)
@@ -25,13 +26,15 @@ _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 class TurnWriter:
     """One owned turn: its state, what is to be written, and where its log ends.
 
-    `emit` never waits; `settle` waits until everything is in the store. Both raise Fenced once the turn is lost.
+    `emit` never waits; `settle` waits until everything is in the store. Both raise LogError once the turn is lost;
+    `interrupts` hears of that too, and of a cancel that a write's reply tells of.
     """
 
-    def __init__(self, *, claim: Claim, state: TurnState, journal: "Journal") -> None:
+    def __init__(self, *, claim: Claim, state: TurnState, interrupts: Interrupts, journal: "Journal") -> None:
         self.ref: TurnRef = claim.ref
         self.token = claim.token
         self.state = state
+        self._interrupts = interrupts
         self._journal = journal
         self._last = claim.last
         self._private_last = claim.private_last
@@ -40,12 +43,13 @@ class TurnWriter:
         self._lost: LogError | None = None
         self._idle = Signal()
         self._idle.set()
-        self._on_cancel: Callable[[], None] = lambda: None
 
     def emit(self, event: Event) -> None:
         """Take the event into the state and have it written."""
         if self._lost is not None:
             raise self._lost
+        # Here and not in the journal: what cannot be encoded must fail its own turn and no other.
+        event.encode()
         self.state.apply(event)
         if self._pending and (merged := _merge(self._pending[-1], event)) is not None:
             self._pending[-1] = merged
@@ -61,15 +65,12 @@ class TurnWriter:
             raise self._lost
 
     def last_write(self, *events: Event) -> Write:
-        """Everything that is not yet in the store plus `events`, for the caller to write with finish or pause."""
-        self.settle()
-        for event in events:
-            self.state.apply(event)
-        return Write(ref=self.ref, token=self.token, last=self._last, private_last=self._private_last, events=events)
+        """`events` for the caller to write with finish or pause, once all before them is in the store.
 
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        """What to do when a write's reply says that cancel was asked for."""
-        self._on_cancel = callback
+        They are not taken into the state: the script may refuse them.
+        """
+        self.settle()
+        return Write(ref=self.ref, token=self.token, last=self._last, private_last=self._private_last, events=events)
 
     def begin(self) -> Write | None:
         """The next batch, or the one in doubt again. Called by the journal only."""
@@ -80,17 +81,15 @@ class TurnWriter:
             )
         return self._sent
 
-    def landed(self, result: Written | LogError | StoreError) -> None:
-        """The outcome of the batch. Called by the journal only."""
+    def landed(self, result: Written | LogError) -> None:
+        """What the log said to the batch. Called by the journal only."""
         sent = self._sent
         if sent is None:
             return
         if isinstance(result, TailMismatch) and result.last == sent.last + len(sent.events):
             # The reply to an earlier try was lost; the batch is in the log.
             result = Written(result.last, result.private_last, False)
-        if isinstance(result, StoreError):
-            self._journal.wake(self)
-        elif isinstance(result, LogError):
+        if isinstance(result, LogError):
             self._lose(result)
         else:
             self._last, self._private_last, self._sent = result.last, result.private_last, None
@@ -102,12 +101,14 @@ class TurnWriter:
         else:
             self._idle.set()
         if result.cancel:
-            self._on_cancel()
+            self._interrupts.ask(CancelAsked())
 
     def _lose(self, error: LogError) -> None:
-        self._lost = error if isinstance(error, Fenced) else Fenced(error.message)
+        self._lost = error
         self._pending, self._sent = [], None
         self._idle.set()
+        # The turn may be waiting for a provider that says nothing.
+        self._interrupts.ask(LeaseLost())
 
 
 class Journal:
@@ -116,6 +117,7 @@ class Journal:
     def __init__(self, *, log: TurnLog) -> None:
         self._log = log
         self._dirty: dict[TurnWriter, None] = {}
+        self._refused: set[TurnWriter] = set()
         self._wake = Signal()
         self._greenlet: gevent.Greenlet | None = None
 
@@ -126,13 +128,15 @@ class Journal:
         if self._greenlet is not None:
             self._greenlet.kill()
 
-    def open(self, claim: Claim, state: TurnState) -> TurnWriter:
+    def open(self, claim: Claim, state: TurnState, interrupts: Interrupts) -> TurnWriter:
         """A writer for a turn that this process has claimed."""
-        return TurnWriter(claim=claim, state=state, journal=self)
+        return TurnWriter(claim=claim, state=state, interrupts=interrupts, journal=self)
 
     def wake(self, writer: TurnWriter) -> None:
-        self._dirty[writer] = None
-        self._wake.set()
+        """Have the writer's events written; soon, where the store has just refused some of them."""
+        if writer not in self._refused:
+            self._dirty[writer] = None
+            self._wake.set()
 
     def _run(self) -> None:
         failures = 0
@@ -144,21 +148,38 @@ class Journal:
                 gevent.sleep(_RETRY_S[min(failures, len(_RETRY_S)) - 1])
 
     def _flush(self) -> bool:
-        """Write one batch for each turn that has something. False where the store could not be written."""
+        """Write one batch for each turn that has something. False where the store could not be reached."""
         writers, self._dirty = list(self._dirty), {}
-        batches = [(writer, write) for writer in writers if (write := writer.begin()) is not None]
+        batches = {writer: write for writer in writers if (write := writer.begin()) is not None}
         if not batches:
             return True
         try:
-            results: list[Written | LogError | StoreError] = self._log.append_many([write for _, write in batches])
+            results = self._log.append_many(list(batches.values()))
         except StoreError as error:
-            results = [error] * len(batches)
-        failed = next((result for result in results if isinstance(result, StoreError)), None)
-        if failed is not None:
-            logger.warning("events wait for the store: %s", failed)
-        for (writer, _), result in zip(batches, results, strict=True):
-            writer.landed(result)
-        return failed is None
+            logger.warning("the events of %d turns wait for the store: %s", len(batches), error)
+            for writer in batches:
+                self.wake(writer)
+            return False
+        refused = {}
+        for writer, result in zip(batches, results, strict=True):
+            if isinstance(result, StoreError):
+                refused[writer] = result
+            else:
+                writer.landed(result)
+        if refused:
+            self._try_later(refused)
+        return True
+
+    def _try_later(self, refused: dict[TurnWriter, StoreError]) -> None:
+        """What the store refuses of some turns must not slow down the others."""
+        logger.warning("the events of %d turns wait: %s", len(refused), next(iter(refused.values())))
+        self._refused.update(refused)
+        gevent.spawn_later(_RETRY_S[-1], self._again, refused)
+
+    def _again(self, writers: Iterable[TurnWriter]) -> None:
+        self._refused.difference_update(writers)
+        for writer in writers:
+            self.wake(writer)
 
 
 def _merge(before: Event, event: Event) -> StepProgress | None:

@@ -26,19 +26,20 @@ def main() -> None:
         config = load(settings.config_path, os.environ)
         providers = build_inference(config)
     except ConfigError as error:
-        sys.exit(f"turnstone worker: {error}")
+        sys.stderr.write(f"turnstone worker: {error}\n")
+        sys.exit(os.EX_CONFIG)
     # Celery warns root against pickled messages; ours are JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = celery_app(settings.broker_url)
     runtime = Runtime(settings=settings, config=config, providers=providers, app=app)
     app.task(name=RUN_TURN, Request=request_class(app))(runtime.run)
-    _wire(runtime)
+    _wire(runtime, log_level=settings.log_level)
     app.worker_main(_arguments(settings))
 
 
-def _wire(runtime: Runtime) -> None:
+def _wire(runtime: Runtime, *, log_level: str) -> None:
     """Tie the runtime's life to Celery's. Strong references: Celery's signals hold weak ones by default."""
-    signals.setup_logging.connect(_setup_logging, weak=False)
+    signals.setup_logging.connect(lambda **_: _setup_logging(log_level), weak=False)
     signals.worker_ready.connect(lambda **_: runtime.start(), weak=False)
     signals.worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
 
@@ -58,9 +59,8 @@ def _arguments(settings: Settings) -> list[str]:
     ]
 
 
-def _setup_logging(**_: object) -> None:
+def _setup_logging(level: str) -> None:
     """One plain format; the supervisor, or whatever collects the logs, adds the rest."""
-    level = os.environ.get("TURNSTONE_LOG_LEVEL", "INFO")
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     for noisy in ("celery", "kombu", "amqp", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -4,6 +4,8 @@ Every worker has one; a lock per shard lets one of them look at a shard at a tim
 """
 
 import logging
+import time
+from collections.abc import Callable
 
 import gevent
 import orjson
@@ -27,7 +29,10 @@ _AT_ONCE = 200
 
 
 class Reaper:
-    """Looks at all shards once per interval."""
+    """Looks at all shards once per interval.
+
+    While the store was away nobody could renew a lease, so for one lease after that lapsed ones are left alone.
+    """
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class Reaper:
         reader: LogReader,
         sessions: SessionStore,
         hints: Hints,
+        lease_s: float,
     ) -> None:
         self._client = client
         self._keys = keys
@@ -45,6 +51,8 @@ class Reaper:
         self._reader = reader
         self._sessions = sessions
         self._hints = hints
+        self._lease_s = lease_s
+        self._lenient_until = 0.0
 
     def run(self) -> None:
         """For the life of the worker."""
@@ -54,6 +62,7 @@ class Reaper:
                 self.look()
             except StoreError as error:
                 logger.warning("reaper waits for the store: %s", error)
+                self._lenient_until = time.monotonic() + self._lease_s
 
     def look(self) -> None:
         """One round over the shards that no other reaper holds."""
@@ -65,10 +74,21 @@ class Reaper:
                 for index in (names.due, names.leases, names.ended):
                     pipe.zrangebyscore(index, "-inf", now, start=0, num=_AT_ONCE)
                 due, lapsed, ended = pipe.execute()
+            if time.monotonic() < self._lenient_until:
+                lapsed = []
             for member in {*due, *lapsed}:
-                self._overdue(member.decode())
+                self._guarded(self._overdue, member.decode())
             for member in ended:
-                self._keep_snapshot(TurnRef.parse(member.decode()))
+                self._guarded(self._keep_snapshot, member.decode())
+
+    def _guarded(self, act: Callable[[str], None], member: str) -> None:
+        """One member that cannot be dealt with (a newer release wrote it, say) must not keep the others waiting."""
+        try:
+            act(member)
+        except StoreError:
+            raise
+        except Exception:
+            logger.exception("reaper passes over %s", member)
 
     def _locked_shards(self) -> list[int]:
         """The shards with something to look at that are ours for this round; two round trips for all of them."""
@@ -98,8 +118,9 @@ class Reaper:
         elif outcome == "ended" and next_turn is not None:
             self._hints.send(TurnRef(ref.tenant, ref.session_id, next_turn))
 
-    def _keep_snapshot(self, ref: TurnRef) -> None:
+    def _keep_snapshot(self, member: str) -> None:
         """Fold a turn that ended inside a script."""
+        ref = TurnRef.parse(member)
         self._log.keep_snapshot(ref, orjson.dumps(self._reader.state(ref).as_turn()))
 
     def _now_us(self) -> int:

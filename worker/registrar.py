@@ -1,8 +1,9 @@
 """Asks the providers what they serve and publishes it, with this worker's signs of life."""
 
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Iterable
+from functools import partial
+from typing import Protocol
 
 import gevent
 from gevent.event import Event as Signal
@@ -11,19 +12,27 @@ from shared.errors import ProviderError, StoreError
 from shared.events import Json
 from shared.registry import ProviderStatus, RegisteredModel, Registry, RegistryStore
 from worker.providers.inference import InferenceProvider, Model
+from worker.vital import spawn_vital
 
 logger = logging.getLogger(__name__)
 
-REFRESH_S = 60
-RETRY_S = 5
-ALIVE_S = 5
+REFRESH_S = 60.0
+RETRY_S = 5.0
+ALIVE_S = 5.0
+_STORE_RETRY_S = 1.0
+
+
+class OnModels(Protocol):
+    """Hears what is served, and whether every provider has been asked."""
+
+    def __call__(self, models: list[RegisteredModel], *, complete: bool) -> None: ...
 
 
 class Registrar:
     """Lists models at start and every minute; a provider that is down is asked again every five seconds.
 
-    A failed listing keeps the last one, also one that an earlier worker of this config published: a restart while a
-    provider is down takes no model away. `configs` are the instances' configs without secrets.
+    Each provider by itself, so that none waits for another. A failed listing keeps the last one, also the one that
+    a worker before this one has published. `configs` are the instances' configs without secrets.
     """
 
     def __init__(
@@ -33,7 +42,7 @@ class Registrar:
         configs: dict[str, Json],
         store: RegistryStore,
         worker: str,
-        on_models: Callable[[list[RegisteredModel]], None],
+        on_models: OnModels,
     ) -> None:
         self._providers = providers
         self._configs = configs
@@ -42,66 +51,42 @@ class Registrar:
         self._on_models = on_models
         self._listed: dict[str, list[Model]] = {}
         self._health: dict[str, Json] = {}
-        self._ask_at = dict.fromkeys(providers, 0.0)
-        self._recalled = False
-        self._known = Signal()
-
-    def wait_until_known(self) -> None:
-        """Return once it is known what is served: a turn that came sooner would fail for want of its model."""
-        self._known.wait()
+        self._news = Signal()
 
     def run(self) -> None:
         """For the life of the worker."""
+        self._remember()
+        for provider_id in self._providers:
+            spawn_vital(f"the listing of '{provider_id}'", partial(self._watch, provider_id))
         while True:
             try:
-                self.recall()
-                self.refresh()
+                self._publish()
                 self._store.alive(self._worker)
             except StoreError as error:
                 logger.warning("registry waits for the store: %s", error)
-            gevent.sleep(ALIVE_S)
+                gevent.sleep(_STORE_RETRY_S)
+            else:
+                self._news.wait(ALIVE_S)
 
-    def recall(self) -> None:
-        """Begin with what was published last."""
-        if self._recalled:
-            return
-        known = self._store.read() or Registry()
-        for provider_id in self._providers:
-            if listed := [_listed(model, provider_id) for model in known.models if provider_id in model.resource_ids]:
-                self._listed[provider_id] = listed
-        self._recalled = True
-        if self._listed:
-            self._tell(self._registry())
-
-    def refresh(self) -> None:
-        """Ask every provider that is due, all at once, and publish if any was asked."""
-        due = [provider_id for provider_id, at in self._ask_at.items() if time.monotonic() >= at]
-        if not due:
-            return
-        gevent.joinall([gevent.spawn(self._list, provider_id) for provider_id in due], raise_error=True)
-        registry = self._registry()
-        self._tell(registry)
-        self._store.publish(registry)
-
-    def _tell(self, registry: Registry) -> None:
-        self._on_models(registry.models)
-        self._known.set()
-
-    def _list(self, provider_id: str) -> None:
+    def ask(self, provider_id: str) -> bool:
+        """Ask one provider what it serves; whether it answered."""
         try:
             self._listed[provider_id] = self._providers[provider_id].list_models()
         except ProviderError as error:
             if self._health.get(provider_id, {}).get("message") != error.message:
                 logger.warning("models of provider '%s' not listed: %s", provider_id, error)
             self._health[provider_id] = {"status": "Error", "message": error.message}
-            self._ask_at[provider_id] = time.monotonic() + RETRY_S
+            answered = False
         else:
             self._health[provider_id] = {"status": "OK"}
-            self._ask_at[provider_id] = time.monotonic() + REFRESH_S
+            answered = True
+        self._tell()
+        return answered
 
-    def _registry(self) -> Registry:
+    def registry(self) -> Registry:
+        """What is known now."""
         return Registry(
-            models=merge_models({name: self._listed[name] for name in self._providers if name in self._listed}),
+            models=merge_models((name, self._listed[name]) for name in self._providers if name in self._listed),
             providers=[
                 ProviderStatus(
                     api="inference",
@@ -114,21 +99,51 @@ class Registrar:
             ],
         )
 
+    def _watch(self, provider_id: str) -> None:
+        while True:
+            gevent.sleep(REFRESH_S if self.ask(provider_id) else RETRY_S)
 
-def _listed(model: RegisteredModel, provider_id: str) -> Model:
-    """What the provider must have listed for this entry."""
-    return Model(
-        identifier=model.identifier,
-        resource_id=model.resource_ids[provider_id],
-        model_type=model.model_type,
-        metadata=model.metadata,
-    )
+    def _remember(self) -> None:
+        """Begin with what a worker of the same run config has published, so that a start forgets nothing."""
+        while True:
+            try:
+                known = self._store.read()
+                break
+            except StoreError as error:
+                logger.warning("registry waits for the store: %s", error)
+                gevent.sleep(_STORE_RETRY_S)
+        for model in known.models if known else []:
+            for provider_id, resource_id in model.resource_ids.items():
+                self._listed.setdefault(provider_id, []).append(
+                    Model(
+                        identifier=model.identifier,
+                        resource_id=resource_id,
+                        model_type=model.model_type,
+                        metadata=model.metadata,
+                    )
+                )
+        self._tell()
+
+    def _tell(self) -> None:
+        complete = self._health.keys() == self._providers.keys()
+        self._on_models(self.registry().models, complete=complete)
+        if complete:
+            self._news.set()
+
+    def _publish(self) -> None:
+        if self._news.is_set():
+            self._news.clear()
+            try:
+                self._store.publish(self.registry())
+            except StoreError:
+                self._news.set()
+                raise
 
 
-def merge_models(listed: dict[str, list[Model]]) -> list[RegisteredModel]:
-    """One entry per identifier, with the instances that serve it in the order of the run config."""
+def merge_models(listed: Iterable[tuple[str, list[Model]]]) -> list[RegisteredModel]:
+    """One entry per identifier, with the instances that serve it in the order given."""
     models: dict[str, RegisteredModel] = {}
-    for provider_id, served in listed.items():
+    for provider_id, served in listed:
         for model in served:
             entry = models.setdefault(
                 model.identifier,
@@ -140,6 +155,7 @@ def merge_models(listed: dict[str, list[Model]]) -> list[RegisteredModel]:
                     metadata=model.metadata,
                 ),
             )
-            entry.provider_ids.append(provider_id)
-            entry.resource_ids[provider_id] = model.resource_id
+            if provider_id not in entry.resource_ids:
+                entry.provider_ids.append(provider_id)
+                entry.resource_ids[provider_id] = model.resource_id
     return list(models.values())

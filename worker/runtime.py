@@ -3,12 +3,12 @@
 import logging
 import os
 import socket
-import time
 
 import gevent
 from celery import Celery
 from redis.exceptions import RedisError
 
+from shared.clock import now_iso
 from shared.errors import SchemaTooNew, StoreError
 from shared.hints import Hints
 from shared.ids import TurnRef, new_token
@@ -24,7 +24,7 @@ from shared.runconfig.secrets import mask
 from shared.settings import Settings
 from worker.heartbeat import Heartbeat
 from worker.history import History
-from worker.interrupts import CancelAsked, Draining, Interrupt, LeaseLost
+from worker.interrupts import CancelAsked, Draining, Interrupt, Interrupts, LeaseLost
 from worker.journal import Journal
 from worker.providers.inference import InferenceProvider
 from worker.reaper import Reaper
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _CLAIM_RETRY_S = (0.1, 0.5, 1.0)
 _DRAIN_S = 3.0
+_FAREWELL_S = 1.0
 
 
 class Runtime:
@@ -78,7 +79,13 @@ class Runtime:
             on_notice=self._on_notice,
         )
         self._reaper = Reaper(
-            client=self._client, keys=self._keys, log=log, reader=reader, sessions=sessions, hints=hints
+            client=self._client,
+            keys=self._keys,
+            log=log,
+            reader=reader,
+            sessions=sessions,
+            hints=hints,
+            lease_s=turns.lease_s,
         )
         self._registry = RegistryStore(client=self._client, keys=self._keys, digest=config.digest)
         self._registrar = Registrar(
@@ -88,7 +95,7 @@ class Runtime:
             worker=self.name,
             on_models=router.update,
         )
-        self._running: dict[str, tuple[gevent.Greenlet, TurnRun]] = {}
+        self._running: dict[str, Interrupts] = {}
         self._draining = False
 
     def start(self) -> None:
@@ -100,77 +107,81 @@ class Runtime:
 
     def run(self, member: str) -> None:
         """Look at a turn: run it if it is there to be claimed, else forget the hint."""
-        ref = TurnRef.parse(member)
-        self._registrar.wait_until_known()
         if self._draining or member in self._running:
             return
+        # Before the claim: what is asked of the turn from now on finds it, and so does a second hint.
+        interrupts = self._running[member] = Interrupts()
+        try:
+            self._look(TurnRef.parse(member), interrupts)
+        finally:
+            del self._running[member]
+
+    def _look(self, ref: TurnRef, interrupts: Interrupts) -> None:
         try:
             claim = self._claim(ref)
         except (NotClaimable, StoreError) as refused:
             logger.debug("hint for turn %s: %s", ref.turn_id, refused)
             return
-        if self._draining:  # told so while the claim was on its way
-            self._tools.log.release(ref, token=claim.token)
-            return
+        self._heartbeat.hold(ref, claim.token)
         try:
-            turn = TurnRun(claim=claim, tools=self._tools)
-        except (StoreError, SchemaTooNew) as error:
-            logger.warning("turn %s cannot be read, it goes back: %s", ref.turn_id, error)
-            self._tools.log.release(ref, token=claim.token)
-            return
-        self._hold(turn, claim)
-
-    def _hold(self, turn: TurnRun, claim: Claim) -> None:
-        member = claim.ref.member
-        self._running[member] = (gevent.getcurrent(), turn)
-        self._heartbeat.hold(claim.ref, claim.token)
-        turn.writer.on_cancel(lambda: self.interrupt(member, CancelAsked()))
-        try:
-            turn.run()
-        except LeaseLost:
-            logger.info("turn %s has another owner now, or has ended", claim.ref.turn_id)
+            TurnRun(claim=claim, tools=self._tools, interrupts=interrupts).run()
+        except (SchemaTooNew, Interrupt) as reason:
+            self._give_back(claim, reason)
         finally:
-            self._heartbeat.drop(claim.ref)
-            del self._running[member]
+            self._heartbeat.drop(ref)
+
+    def _give_back(self, claim: Claim, reason: BaseException) -> None:
+        """Of a turn that could not even be begun."""
+        logger.warning("turn %s goes back: %r", claim.ref.turn_id, reason)
+        try:
+            self._tools.log.release(claim.ref, token=claim.token)
+        except StoreError as error:
+            logger.warning("turn %s not released: %s", claim.ref.turn_id, error)
 
     def _claim(self, ref: TurnRef) -> Claim:
         """Claim, again with the same token where the reply was lost."""
-        token = new_token()
-        for pause in _CLAIM_RETRY_S:
+        token, claimed_at = new_token(), now_iso()
+        for pause in (*_CLAIM_RETRY_S, None):
             try:
-                return self._tools.log.claim(ref, token=token, worker=self.name)
+                return self._tools.log.claim(ref, token=token, worker=self.name, claimed_at=claimed_at)
             except StoreError as error:
                 logger.warning("claim of turn %s waits for the store: %s", ref.turn_id, error)
+                if pause is None:
+                    raise
                 gevent.sleep(pause)
-        return self._tools.log.claim(ref, token=token, worker=self.name)
+        raise AssertionError("unreachable")
 
     def interrupt(self, member: str, reason: Interrupt) -> None:
-        """Throw into a running turn, unless it is already writing its end."""
-        greenlet, turn = self._running.get(member, (None, None))
-        if greenlet is not None and turn is not None and turn.interruptible:
-            greenlet.kill(reason, block=False)
+        """Stop a turn, if it runs here."""
+        interrupts = self._running.get(member)
+        if interrupts is not None:
+            interrupts.ask(reason)
 
     def drain(self) -> None:
         """Claim nothing any more, give the running turns back, and end the process."""
+        if self._draining:
+            return
         self._draining = True
-        for member in list(self._running):
-            self.interrupt(member, Draining())
+        for interrupts in list(self._running.values()):
+            interrupts.ask(Draining())
         gevent.spawn(self._leave)
 
     def _leave(self) -> None:
         """Not through Celery's own shutdown, which sits out a poll of two seconds; it has nothing to save for us."""
-        deadline = time.monotonic() + _DRAIN_S
-        while self._running and time.monotonic() < deadline:
-            gevent.sleep(0.02)
         try:
-            self._registry.gone(self.name)
+            with gevent.Timeout(_DRAIN_S, False):
+                while self._running:
+                    gevent.sleep(0.02)
+            with gevent.Timeout(_FAREWELL_S, False):
+                self._heartbeat.stop()
+                self._registry.gone(self.name)
+                for provider in self._providers.values():
+                    provider.close()
         except StoreError as error:
             logger.info("no farewell to the store: %s", error)
-        self._heartbeat.stop()
-        for provider in self._providers.values():
-            provider.close()
-        logging.shutdown()
-        os._exit(0)
+        finally:
+            logging.shutdown()
+            os._exit(0)
 
     def _on_notice(self, member: str, what: str) -> None:
         self.interrupt(member, LeaseLost() if what == "lost" else CancelAsked())
@@ -179,12 +190,12 @@ class Runtime:
         """Hear of cancels at once; what is missed while the store is away comes with the next renewal."""
         while True:
             try:
-                pubsub = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-                pubsub.subscribe(self._keys.control)
-                while True:
-                    message = pubsub.get_message(timeout=4)
-                    if message is not None:
-                        self.interrupt(message["data"].decode(), CancelAsked())
+                with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:  # type: ignore[no-untyped-call]
+                    pubsub.subscribe(self._keys.control)
+                    while True:
+                        message = pubsub.get_message(timeout=4)
+                        if message is not None:
+                            self.interrupt(message["data"].decode(), CancelAsked())
             except (RedisError, OSError) as error:
                 logger.warning("cancel notices wait for the store: %s", error)
                 gevent.sleep(1)

@@ -1,15 +1,17 @@
 """The life of one claimed turn in this worker: from its claim to its end, rest or release."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, repeat
 from typing import TypeVar
 
+import gevent
 import orjson
 
 from shared.clock import Stamps
-from shared.errors import Fenced, ProviderError, StoreError
+from shared.errors import LogError, ProviderError, StoreError
 from shared.events import (
     Event,
     Json,
@@ -32,7 +34,7 @@ from worker.context import chat_messages
 from worker.decide import Abandon, AwaitClient, CompleteTools, Finish, Infer, next_action
 from worker.history import History
 from worker.inference import run_inference
-from worker.interrupts import CancelAsked, Draining
+from worker.interrupts import CancelAsked, Draining, Interrupts, LeaseLost
 from worker.journal import Journal, TurnWriter
 from worker.providers.inference import ChatRequest
 from worker.router import Router
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 TOOLS = "tool_execution"
-_STORE_RETRY_S = 0.2
+_STORE_RETRY_S = (0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,17 +60,19 @@ class TurnTools:
 
 
 class TurnRun:
-    """Runs one claimed turn. `run` returns when the turn has ended, rests or is somebody else's."""
+    """Runs one claimed turn. `run` returns when the turn has ended, rests or is somebody else's.
 
-    def __init__(self, *, claim: Claim, tools: TurnTools) -> None:
+    The constructor reads the turn's log and raises SchemaTooNew, or an Interrupt that came meanwhile.
+    """
+
+    def __init__(self, *, claim: Claim, tools: TurnTools, interrupts: Interrupts) -> None:
         self._claim = claim
         self._tools = tools
-        self._state = self._load(claim)
-        self.writer: TurnWriter = tools.journal.open(claim, self._state)
+        self._interrupts = interrupts
+        self._state = until_stored(lambda: self._load(claim), interrupts)
+        self.writer: TurnWriter = tools.journal.open(claim, self._state, interrupts)
         self._stamps = Stamps(after=self._state.last_time)
         self._past: list[Json] | None = None
-        self.interruptible = True
-        """False once the turn's end is being written: the script decides what a late cancel means."""
 
     @property
     def ref(self) -> TurnRef:
@@ -78,17 +82,14 @@ class TurnRun:
         try:
             while self._advance():
                 pass
-        except Fenced as lost:
-            logger.info("turn %s: %s", self.ref.turn_id, lost)
+        except (LogError, LeaseLost) as lost:
+            logger.info("turn %s is not this worker's any more: %s", self.ref.turn_id, lost)
         except CancelAsked:
-            self._end_canceled()
+            self._end(TurnStatus.CANCELED, self._canceled())
         except Draining:
             self._release()
         except ProviderError as error:
             self._end(TurnStatus.FAILED, self._failed(error.as_json()))
-        except StoreError as error:
-            # Nothing more can be written; the lease will lapse and somebody goes on from the log.
-            logger.warning("turn %s left where it is: %s", self.ref.turn_id, error)
         except Exception:
             # The boundary of a turn: whatever is wrong in it must not take the worker down or stay unsaid.
             logger.exception("turn %s: unexpected fault", self.ref.turn_id)
@@ -105,6 +106,7 @@ class TurnRun:
 
     def _advance(self) -> bool:
         """Do what comes next; False when the turn rests or has ended."""
+        self._interrupts.check()
         match next_action(self._state):
             case Abandon(step):
                 self.writer.emit(StepAbandoned(
@@ -123,26 +125,29 @@ class TurnRun:
 
     def _infer(self) -> None:
         config, done = self._state.config, len(self._state.inference_steps)
-        provider, model = self._tools.router.route(config["model"])
-        request = ChatRequest(
-            model=model,
-            messages=chat_messages(self._history(), self._state),
-            tools=config.get("client_tools") or (),
-            tool_choice=_tool_choice(config, first=done == 0),
-            sampling_params=config.get("sampling_params") or {},
-            response_format=config.get("response_format"),
-        )
-        run_inference(
-            self.writer,
-            provider=provider,
-            request=request,
-            stamps=self._stamps,
-            last_one=done + 1 >= config["max_infer_iters"],
-        )
+        history = self._history()
+        with self._interrupts.open():
+            provider, model = self._tools.router.route(config["model"])
+            request = ChatRequest(
+                model=model,
+                messages=chat_messages(history, self._state),
+                tools=config.get("client_tools") or (),
+                tool_choice=_tool_choice(config, first=done == 0),
+                sampling_params=config.get("sampling_params") or {},
+                response_format=config.get("response_format"),
+            )
+            run_inference(
+                self.writer,
+                provider=provider,
+                request=request,
+                stamps=self._stamps,
+                last_one=done + 1 >= config["max_infer_iters"],
+            )
 
     def _history(self) -> list[Json]:
         if self._past is None:
-            self._past = self._tools.history.before(self.ref, self._claim.ordinal)
+            read = partial(self._tools.history.before, self.ref, self._claim.ordinal)
+            self._past = until_stored(read, self._interrupts)
         return self._past
 
     def _complete_tools(self, calls: list[Json], responses: list[Json]) -> None:
@@ -163,7 +168,6 @@ class TurnRun:
 
     def _await_client(self, calls: list[Json]) -> bool:
         step = StepStart(step_type=TOOLS, step_id=new_step_id(), started_at=self._stamps.next(), metadata={})
-        self.interruptible = False
         write = self.writer.last_write(step, TurnAwaitingInput(turn_id=self.ref.turn_id, tool_calls=calls))
         call_ids = [call["call_id"] for call in calls]
         if not until_stored(lambda: self._tools.log.pause(write, call_ids=call_ids)):
@@ -171,31 +175,27 @@ class TurnRun:
         return False
 
     def _end(self, status: TurnStatus, event: Event) -> None:
-        self.interruptible = False
         try:
             write = self.writer.last_write(event)
+            self._state.apply(event)
             snapshot = orjson.dumps(self._state.as_turn())
             _, next_turn = until_stored(lambda: self._tools.log.finish(write, status=status, snapshot=snapshot))
-        except Fenced as lost:
+        except LogError as lost:
             logger.info("turn %s ended elsewhere: %s", self.ref.turn_id, lost)
             return
         if next_turn is not None:
             self._tools.hints.send(TurnRef(self.ref.tenant, self.ref.session_id, next_turn))
 
-    def _end_canceled(self) -> None:
-        self._end(
-            TurnStatus.CANCELED,
-            TurnCanceled(turn_id=self.ref.turn_id, reason="Canceled on request.", completed_at=self._stamps.next()),
-        )
-
     def _release(self) -> None:
-        self.interruptible = False
         try:
             self.writer.settle()
             self._tools.log.release(self.ref, token=self._claim.token)
             self._tools.hints.send(self.ref)
-        except (Fenced, StoreError) as error:
+        except (LogError, StoreError) as error:
             logger.info("turn %s not released: %s", self.ref.turn_id, error)
+
+    def _canceled(self) -> TurnCanceled:
+        return TurnCanceled(turn_id=self.ref.turn_id, reason="Canceled on request.", completed_at=self._stamps.next())
 
     def _completed(self) -> TurnComplete:
         return TurnComplete(turn_id=self.ref.turn_id, completed_at=self._stamps.next())
@@ -210,11 +210,17 @@ def _tool_choice(config: Json, *, first: bool) -> str:
     return choice if first or choice in ("auto", "none") else "auto"
 
 
-def until_stored(write: Callable[[], Result]) -> Result:
-    """Repeat a write until the store takes it or refuses: finish and pause may be repeated safely."""
-    while True:
+def until_stored(attempt: Callable[[], Result], interrupts: Interrupts | None = None) -> Result:
+    """Repeat what the store cannot do now until it does it or the log refuses; or until `interrupts` say otherwise.
+
+    Reads, finish and pause may be repeated safely.
+    """
+    for pause in chain(_STORE_RETRY_S, repeat(_STORE_RETRY_S[-1])):
         try:
-            return write()
+            return attempt()
         except StoreError as error:
-            logger.warning("a turn's end waits for the store: %s", error)
-            time.sleep(_STORE_RETRY_S)
+            logger.warning("a turn waits for the store: %s", error)
+        gevent.sleep(pause)
+        if interrupts is not None:
+            interrupts.check()
+    raise AssertionError("unreachable")

@@ -17,5 +17,7 @@ def spawn_vital(name: str, run: Callable[[], None]) -> gevent.Greenlet:
 
 
 def _end(name: str, failed: gevent.Greenlet) -> None:
-    logger.critical("%s failed, this worker ends: %r", name, failed.exception)
-    os._exit(70)  # EX_SOFTWARE; nothing to clean up: every turn goes on from its log
+    try:
+        logger.critical("%s failed, this worker ends: %r", name, failed.exception)
+    finally:
+        os._exit(70)  # EX_SOFTWARE; nothing to clean up: every turn goes on from its log

@@ -164,14 +164,17 @@ class TurnLog:
             )
         raise NotFound("session", ref.session_id, listing="GET /v1/agents/{agent_id}/sessions")
 
-    def claim(self, ref: TurnRef, *, token: str, worker: str) -> Claim:
-        """Become the turn's owner, or raise NotClaimable with the reason."""
+    def claim(self, ref: TurnRef, *, token: str, worker: str, claimed_at: str | None = None) -> Claim:
+        """Become the turn's owner, or raise NotClaimable with the reason.
+
+        Who repeats a claim gives the same `claimed_at` (default: now), which is what the log has then.
+        """
         turn, session, shard = (
             self._keys.turn(ref),
             self._keys.session(ref.session),
             self._keys.shard(ref.shard),
         )
-        claimed_at = now_iso()
+        claimed_at = claimed_at or now_iso()
         reply = self._scripts.call(
             "claim",
             [turn.turn, turn.events, session.queue, shard.due, shard.leases, turn.private],

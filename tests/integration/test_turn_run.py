@@ -17,7 +17,7 @@ from shared.ids import TurnRef, new_token
 from shared.log.archive import RedisArchive
 from shared.registry import RegisteredModel
 from worker.history import History
-from worker.interrupts import CancelAsked, Draining
+from worker.interrupts import CancelAsked, Draining, Interrupts
 from worker.journal import Journal
 from worker.providers.scripted import ScriptedConfig, ScriptedInference
 from worker.router import Router
@@ -64,7 +64,7 @@ class Bench:
 
     def claim(self, ref: TurnRef) -> TurnRun:
         claim = self.tools.log.claim(ref, token=new_token(), worker="w")
-        return TurnRun(claim=claim, tools=self.tools)
+        return TurnRun(claim=claim, tools=self.tools, interrupts=Interrupts())
 
     def turn(self, ref: TurnRef) -> Json:
         return self.kit.reader.state(ref).as_turn()
@@ -91,7 +91,7 @@ def bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
                 provider_ids=["play"],
                 resource_ids={"play": "scripted"},
             )
-        ])  # fmt: skip
+        ], complete=True)  # fmt: skip
         journal, hints = Journal(log=kit.log_with(now_us=None)), NoHints()
         journal.start()
         archive = RedisArchive(reader=kit.reader)
@@ -202,7 +202,8 @@ def test_a_cancel_in_mid_answer_ends_the_turn_as_canceled(bench: Bench) -> None:
     running = gevent.spawn(turn.run)
     while "step_progress" not in bench.kit.types(ref):
         gevent.sleep(0.01)
-    running.kill(CancelAsked())
+    turn._interrupts.ask(CancelAsked())
+    running.join()
     view = bench.turn(ref)
     assert view["status"] == "canceled"
     assert view["steps"][0]["completed_at"] is None
@@ -214,7 +215,8 @@ def test_a_drained_turn_goes_on_elsewhere_under_a_new_step(bench: Bench) -> None
     running = gevent.spawn(turn.run)
     while "step_progress" not in bench.kit.types(ref):
         gevent.sleep(0.01)
-    running.kill(Draining())
+    turn._interrupts.ask(Draining())
+    running.join()
     assert bench.hints.sent == [ref]
 
     bench.run(ref)
