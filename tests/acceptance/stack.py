@@ -89,8 +89,15 @@ class Stack:
 
     def finished(self, session: str, turn: Json, *, seconds: float = DEADLINE_S) -> Json:
         """The turn once it has ended."""
-        wait_for(lambda: self.turn(session, turn)["completed_at"] is not None, "the turn ends", seconds=seconds)
-        return self.turn(session, turn)
+        found: Json = {}
+        with self.http() as http:
+
+            def ended() -> bool:
+                found.update(answered(http.get(f"{session}/turn/{turn['turn_id']}", params={"wait": 5})))
+                return found["completed_at"] is not None
+
+            wait_for(ended, "the turn ends", seconds=seconds)
+        return found
 
     def wait_for_events(self, turn: Json, count: int) -> None:
         """Return once the turn's log holds at least `count` events."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+from fake_upstream import FakeUpstream
 from stack import (
     DEADLINE_S,
     Frame,
@@ -16,6 +17,7 @@ from stack import (
     scripted,
     seqs,
     sse_frames,
+    user_turn,
     without_turn,
 )
 from stack_process import gone
@@ -37,12 +39,15 @@ def types(frames: list[Frame]) -> list[str]:
 def test_ctrl_c_in_mid_turn_loses_nothing_and_the_turn_goes_on_by_itself_at_the_next_start(tmp_path: Path) -> None:
     config = scripted(*RULES)
     with running(tmp_path, config) as stack:
-        session = stack.new_session()
+        session = stack.new_session(instructions="Remember this.")
+        agent_path = session.partition("/session")[0]
         finished = stack.finished(session, stack.submit(session, "be quick"))
         told = stack.log(finished)
         interrupted, queued = stack.submit(session, "tell a story"), stack.submit(session, "be quick")
         stack.wait_for_events(interrupted, 6)
         before = stack.log(interrupted)
+        with stack.http() as http:
+            agent = answered(http.get(agent_path))
 
         code = stack.process.stop(signal.SIGINT, seconds=10)
         stack.process.wait_until_gone(seconds=2)
@@ -55,6 +60,11 @@ def test_ctrl_c_in_mid_turn_loses_nothing_and_the_turn_goes_on_by_itself_at_the_
         next_one = again.finished(session, queued)
         log = again.log(interrupted)
 
+        with again.http() as http:
+            assert answered(http.get(agent_path)) == agent
+            assert [turn["turn_id"] for turn in answered(http.get(session))["turns"]] == [
+                turn["turn_id"] for turn in (finished, interrupted, queued)
+            ]
         assert again.turn(session, finished) == finished
         assert again.log(finished) == told
         assert log[: len(before)] == before
@@ -70,38 +80,26 @@ def test_ctrl_c_in_mid_turn_loses_nothing_and_the_turn_goes_on_by_itself_at_the_
         assert again.turn(session, queued)["attempts"] == 1
 
 
-def test_a_worker_killed_in_mid_turn_is_replaced_and_the_turn_completes(tmp_path: Path) -> None:
+def test_a_worker_killed_in_mid_turn_is_replaced_and_the_turn_completes_under_its_readers_eyes(tmp_path: Path) -> None:
     with running(tmp_path, scripted(*RULES, turns={"lease_s": 2})) as stack:
         session = stack.new_session()
         turn, queued = stack.submit(session, "tell a story"), stack.submit(session, "be quick")
-        stack.wait_for_events(turn, 6)
-
-        stack.process.child("-m worker").kill()
-        done = stack.finished(session, turn)
-
-        log = stack.log(turn)
-        assert done["output_message"]["content"] == " ".join(STORY)
-        assert types(log) == [
-            *("turn_created", "turn_start", "step_start"),
-            *("turn_recovered", "step_abandoned", "step_start", "step_complete", "turn_complete"),
-        ]
-        assert seqs(log) == list(range(1, len(log) + 1))
-        assert stack.finished(session, queued)["status"] == "completed"
-
-
-def test_a_reader_goes_on_through_a_worker_that_is_killed(tmp_path: Path) -> None:
-    with running(tmp_path, scripted(*RULES, turns={"lease_s": 2})) as stack:
-        session = stack.new_session()
-        turn = stack.submit(session, "tell a story")
+        frames = []
         with httpx.stream("GET", stack.events_url(session, turn), timeout=DEADLINE_S) as reply:
-            frames = []
             for frame in sse_frames(reply.iter_lines()):
                 frames.append(frame)
                 if len(frames) == 6:
                     stack.process.child("-m worker").kill()
 
-        assert without_turn(frames) == stack.log(turn)
-        assert frames[-1].type == "turn_complete"
+        log = stack.log(turn)
+        assert without_turn(frames) == log
+        assert types(log) == [
+            *("turn_created", "turn_start", "step_start"),
+            *("turn_recovered", "step_abandoned", "step_start", "step_complete", "turn_complete"),
+        ]
+        assert seqs(log) == list(range(1, len(log) + 1))
+        assert frames[-1].payload["turn"]["output_message"]["content"] == " ".join(STORY)
+        assert stack.finished(session, queued)["status"] == "completed"
 
 
 def test_stopping_the_api_ends_a_tail_with_a_word_and_the_next_one_goes_on_from_there(tmp_path: Path) -> None:
@@ -129,17 +127,32 @@ def test_stopping_the_api_ends_a_tail_with_a_word_and_the_next_one_goes_on_from_
         assert rest[-1].payload["turn"]["attempts"] == 1
 
 
-def test_what_was_registered_before_a_restart_is_there_afterwards(tmp_path: Path) -> None:
-    with running(tmp_path, scripted(*RULES)) as stack:
-        session = stack.new_session(instructions="Remember this.")
-        agent_id = session.split("/")[2]
-        with stack.http() as http:
-            before = answered(http.get(f"/agents/{agent_id}")), answered(http.get(session))
-        stack.process.stop(signal.SIGTERM, seconds=10)
+def test_a_turn_that_waits_for_its_client_is_resumed_after_a_restart_with_a_provider_down(tmp_path: Path) -> None:
+    add = {"name": "add", "description": "Add.", "parameters": []}
+    config = scripted(*RULES, {"match": "^add$", "role": "user", "tool_calls": [{"tool_name": "add"}]})
+    with FakeUpstream() as upstream:
+        remote = {"url": upstream.url, "max_retries": 0}
+        config["providers"]["inference"].append(
+            {"provider_id": "upstream", "provider_type": "remote::openai", "config": remote}
+        )
+        with running(tmp_path, config) as stack:
+            session = stack.new_session(client_tools=[add])
+            with stack.http() as http:
+                waiting = answered(http.post(f"{session}/turn", json={**user_turn("add"), "stream": False}))
+            (call,) = waiting["output_message"]["tool_calls"]
+            stack.process.stop(signal.SIGINT, seconds=10)
 
-    with running(tmp_path, scripted(*RULES), port=stack.port) as again, again.http() as http:
-        assert (answered(http.get(f"/agents/{agent_id}")), answered(http.get(session))) == before
-        assert answered(http.get("/agents"))["data"]
+    with running(tmp_path, config, port=stack.port) as again, again.http() as http:
+        response = {"call_id": call["call_id"], "tool_name": "add", "content": "be quick"}
+        body = {"tool_responses": [response], "stream": False}
+        resumed = answered(http.post(f"{session}/turn/{waiting['turn_id']}/resume", json=body))
+        models = {model["identifier"] for model in answered(http.get("/models"))["data"]}
+        other = again.new_session(model="m")
+        failed = again.finished(other, again.submit(other, "Hello"))
+
+    assert resumed["output_message"]["content"] == "Done."
+    assert models == {"scripted", "m"}
+    assert failed["error"]["code"] == "provider_unreachable"
 
 
 def gunicorn_master(stack: Stack) -> psutil.Process:
