@@ -22,7 +22,8 @@ from worker.vital import spawn_vital
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 0.5
+_TICKS_PER_LEASE = 10
+_LONGEST_TICK_S = 0.5
 
 
 class Heartbeat:
@@ -32,6 +33,8 @@ class Heartbeat:
         self, *, redis_url: str, key_prefix: str, lease_s: float, on_notice: Callable[[str, str], None]
     ) -> None:
         self._hello = {"redis_url": redis_url, "key_prefix": key_prefix, "lease_s": lease_s}
+        # Well below the child's patience, also where the lease is short.
+        self._tick_s = min(_LONGEST_TICK_S, lease_s / _TICKS_PER_LEASE)
         self._on_notice = on_notice
         self._held: dict[str, str] = {}
         self._lines: SimpleQueue[str] = SimpleQueue()
@@ -74,18 +77,19 @@ class Heartbeat:
             for member, token in self._held.items():
                 lines.put(f"+ {member} {token}")
             feeder = spawn_vital("heartbeat ticks", partial(self._feed, child.stdin, lines))
-            for line in child.stdout:
-                self._notice(*line.decode().split())
+            with child.stdout:
+                for line in child.stdout:
+                    self._notice(*line.decode().split())
             feeder.kill()
             logger.warning("heartbeat process ended with %s, starting another", child.wait())
-            gevent.sleep(TICK_S)
+            gevent.sleep(self._tick_s)
 
     def _feed(self, pipe: IO[bytes], lines: "SimpleQueue[str]") -> None:
         """The only one that writes to a child: two greenlets in one pipe's buffer break it. Ends with the child."""
-        with suppress(OSError):
+        with suppress(OSError), pipe:
             while True:
                 try:
-                    line = lines.get(timeout=TICK_S)
+                    line = lines.get(timeout=self._tick_s)
                 except Empty:
                     line = "tick"
                 pipe.write(line.encode() + b"\n")
