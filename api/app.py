@@ -28,6 +28,7 @@ def create_app(services: Services) -> OpenAPI:
         # Every operation documents its 400 by itself; named here so that the library adds no 422 of its own shape.
         validation_error_status=400,
         validation_error_model=Problem,
+        security_schemes={},  # the library would write null, which is no valid document
     )
     app.config[BODY_LIMIT] = int(services.limits.body_mb * _MEGABYTE)
     # One more than the limit, because a body without a length is cut there and not refused: see api.bodies.

@@ -34,6 +34,12 @@ PROBLEMS = {
 }
 EXTENSION = "turnstone"
 _SCHEMAS = "#/components/schemas"
+_SERVER_SENT_EVENT: Json = {
+    "type": "object",
+    "description": "One event. `data` is JSON: `{event: {payload}}` with the payload's type in `event_type`.",
+    "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ class Routes(APIBlueprint):
             "description": answer.description,
             "content": {
                 "application/json": {"schema": {"$ref": f"{_SCHEMAS}/{answer.model.__name__}"}},
-                "text/event-stream": {"schema": {"type": "string"}},
+                "text/event-stream": {"schema": _SERVER_SENT_EVENT},
             },
         }
 

@@ -29,7 +29,7 @@ def create_agent(body: types.CreateAgent, header: CreationHeaders) -> Response:
         return {"agent_id": agent.agent_id}
 
     created, replayed = services().idempotency.once(
-        create, tenant=tenant(), route="agents", key=header.key, digest=digest_of(body_as_sent())
+        create, tenant=tenant(), route="agents", key=header.idempotency_key, digest=digest_of(body_as_sent())
     )
     return answer(created, headers={"Idempotent-Replayed": "true"} if replayed else None)
 

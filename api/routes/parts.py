@@ -4,7 +4,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from api.idempotency import checked_key
 from api.routing import Query
 
 MOST_PER_PAGE = 1000
@@ -48,12 +47,8 @@ class CreationHeaders(Query):
         str | None,
         Field(
             alias="Idempotency-Key",
+            pattern=r"^[\x20-\x7e]{1,255}$",
             description="A repetition with the same key and body gets the same resource, for 24 hours."
             " 1 to 255 printable ASCII characters.",
         ),
     ] = None
-
-    @property
-    def key(self) -> str | None:
-        """The key, checked. Raises InvalidRequest."""
-        return checked_key(self.idempotency_key)

@@ -50,7 +50,7 @@ def create_session(path: AgentPath, body: types.CreateSession, header: CreationH
         create,
         tenant=tenant(),
         route=f"session:{agent.agent_id}",
-        key=header.key,
+        key=header.idempotency_key,
         digest=digest_of(body_as_sent()),
     )
     return answer(created, headers={"Idempotent-Replayed": "true"} if replayed else None)

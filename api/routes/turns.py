@@ -71,7 +71,7 @@ def create_turn(path: SessionPath, body: types.CreateTurn, header: SubmitHeaders
         agent_id=path.agent_id,
         turn=body,
         digest=digest_of(body_as_sent(), without="stream"),
-        idempotency_key=header.key,
+        idempotency_key=header.idempotency_key,
         keyless_retry=header.is_retry,
     )
     submitted = submit(services(), session, submission)
