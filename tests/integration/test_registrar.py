@@ -1,133 +1,228 @@
-"""What a worker publishes of its providers, and what it knows before they have answered."""
+"""The registrar on a real store: what providers serve is what the API reads, also where some of them are down."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import gevent
 import pytest
 from redis import Redis
 
-from shared.errors import ProviderError
+from shared.errors import ProviderError, StoreError
 from shared.log.keys import Keys
 from shared.redis_client import connect
-from shared.registry import RegisteredModel, RegistryStore
-from worker.providers.inference import ChatRequest, Delta, InferenceProvider, Model
+from shared.registry import RegisteredModel, Registry, RegistryStore
+from worker import registrar as registrar_module
+from worker.providers.inference import InferenceProvider, Model
+from worker.providers.scripted import ScriptedConfig, ScriptedInference
 from worker.registrar import Registrar
 
+DEADLINE_S = 10.0
 
-class Listing(InferenceProvider):
-    """A provider that serves `names`, or is down where they are None."""
 
-    provider_type = "remote::test"
+class Listed(ScriptedInference):
+    """A provider that serves what the test says, or is down, or hangs."""
 
-    def __init__(self, provider_id: str, *names: str) -> None:
-        self.provider_id = provider_id
-        self.names: tuple[str, ...] | None = names
+    def __init__(self, name: str, *models: str) -> None:
+        super().__init__(provider_id=name, config=ScriptedConfig.model_validate({"models": ["any"]}))
+        self.models = list(models)
+        self.down = False
+        self.hangs = False
+        self.asked = 0
 
     def list_models(self) -> list[Model]:
-        if self.names is None:
-            raise ProviderError(f"Provider '{self.provider_id}' is down.", provider_id=self.provider_id)
-        return [Model(identifier=name, resource_id=f"{name}:latest") for name in self.names]
+        self.asked += 1
+        while self.hangs:
+            gevent.sleep(0.01)
+        if self.down:
+            raise ProviderError(f"Provider '{self.provider_id}' cannot be reached.", provider_id=self.provider_id)
+        return [Model(identifier=name, resource_id=f"{name}:{self.provider_id}") for name in self.models]
 
-    def register_model(self, model: Model) -> Model:
-        return model
 
-    def chat(self, request: ChatRequest) -> Iterator[Delta]:
-        raise NotImplementedError
+class FaultyStore(RegistryStore):
+    """A store that is away as long as the test says."""
 
-    def close(self) -> None:
-        pass
+    away = False
+    refused = 0
+
+    def publish(self, registry: Registry) -> None:
+        self._check()
+        super().publish(registry)
+
+    def read(self) -> Registry | None:
+        self._check()
+        return super().read()
+
+    def _check(self) -> None:
+        if self.away:
+            self.refused += 1
+            raise StoreError("away")
+
+
+@dataclass
+class Bench:
+    store: FaultyStore
+    told: list[tuple[list[str], bool]] = field(default_factory=list)
+    running: list[gevent.Greenlet] = field(default_factory=list)
+
+    def registrar(self, *providers: Listed) -> Registrar:
+        by_name: dict[str, InferenceProvider] = {provider.provider_id: provider for provider in providers}
+        return Registrar(
+            providers=by_name,
+            configs={name: {"url": f"http://{name}"} for name in by_name},
+            store=self.store,
+            worker="w1",
+            on_models=self._tell,
+        )
+
+    def _tell(self, models: list[RegisteredModel], *, complete: bool) -> None:
+        self.told.append(([model.identifier for model in models], complete))
+
+    def start(self, *providers: Listed) -> Registrar:
+        registrar = self.registrar(*providers)
+        self.running.append(gevent.spawn(registrar.run))
+        return registrar
+
+    def published(self) -> Registry:
+        registry = self.store.read()
+        assert registry is not None
+        return registry
+
+    def names(self) -> list[str]:
+        registry = self.store.read()
+        return [model.identifier for model in registry.models] if registry else []
+
+    def health(self, name: str) -> str:
+        return next(str(one.health["status"]) for one in self.published().providers if one.provider_id == name)
+
+    def until_published(self, *names: str) -> None:
+        until(lambda: self.names() == list(names))
+
+
+def until(condition: object) -> None:
+    with gevent.Timeout(DEADLINE_S):
+        while not condition():  # type: ignore[operator]
+            gevent.sleep(0.01)
 
 
 @pytest.fixture
-def store(redis_url: str, key_prefix: str) -> Iterator[RegistryStore]:
+def bench(redis_url: str, key_prefix: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    for name in ("REFRESH_S", "RETRY_S", "ALIVE_S", "_STORE_RETRY_S"):
+        monkeypatch.setattr(registrar_module, name, 0.02)
+    watches: list[gevent.Greenlet] = []
+    monkeypatch.setattr(registrar_module, "spawn_vital", lambda _, run: watches.append(gevent.spawn(run)))
     with connect(redis_url) as client:
-        yield registry_store(client, key_prefix)
+        bench = Bench(store_of(client, key_prefix))
+        yield bench
+        gevent.killall([*bench.running, *watches])
 
 
-def registry_store(client: Redis, key_prefix: str) -> RegistryStore:
-    return RegistryStore(client=client, keys=Keys(key_prefix), digest="one config")
+def store_of(client: Redis, prefix: str) -> FaultyStore:
+    return FaultyStore(client=client, keys=Keys(prefix), digest="config1")
 
 
-def a_registrar(
-    store: RegistryStore, *providers: Listing, on_models: Callable[[list[RegisteredModel]], None] = lambda _: None
-) -> Registrar:
-    return Registrar(
-        providers={provider.provider_id: provider for provider in providers},
-        configs={},
-        store=store,
-        worker="w",
-        on_models=on_models,
-    )
+def test_what_the_providers_serve_is_published_with_their_health(bench: Bench) -> None:
+    bench.start(Listed("big", "m"), Listed("small", "n"))
+
+    bench.until_published("m", "n")
+
+    assert bench.health("big") == bench.health("small") == "OK"
+    assert bench.published().providers[0].config == {"url": "http://big"}
+    until(lambda: bench.store.workers() == 1)
 
 
-def published(store: RegistryStore) -> dict[str, Any]:
-    """The published models with their providers."""
-    registry = store.read()
-    assert registry is not None
-    return {model.identifier: model.resource_ids for model in registry.models}
+def test_two_instances_that_serve_one_model_are_one_entry_in_the_order_of_the_config(bench: Bench) -> None:
+    first, second = Listed("big", "m"), Listed("small", "m", "n")
+    first.hangs = True
+    bench.start(first, second)
+    until(lambda: second.asked)
+    first.hangs = False
+
+    bench.until_published("m", "n")
+
+    model = bench.published().models[0]
+    assert model.provider_ids == ["big", "small"]
+    assert model.resource_ids == {"big": "m:big", "small": "m:small"}
 
 
-def test_a_provider_that_is_down_at_a_restart_keeps_the_models_that_it_had(store: RegistryStore) -> None:
-    big, small = Listing("big", "m"), Listing("small", "m", "n")
-    a_registrar(store, big, small).refresh()
-    before = published(store)
-    small.names = None
-    big.names = ("m", "new")
+def test_a_provider_that_is_down_does_not_stop_the_others_and_is_asked_again(bench: Bench) -> None:
+    down = Listed("big", "m")
+    down.down = True
+    bench.start(down, Listed("small", "n"))
 
-    restarted = a_registrar(store, big, small)
-    restarted.recall()
-    restarted.refresh()
+    bench.until_published("n")
+    assert bench.health("big") == "Error"
+    down.down = False
 
-    assert published(store) == {**before, "new": {"big": "new:latest"}}
-
-
-def test_a_provider_that_is_not_in_the_config_any_more_takes_its_models_with_it(store: RegistryStore) -> None:
-    a_registrar(store, Listing("big", "m"), Listing("small", "n")).refresh()
-
-    restarted = a_registrar(store, Listing("big", "m"))
-    restarted.recall()
-    restarted.refresh()
-
-    assert published(store) == {"m": {"big": "m:latest"}}
+    bench.until_published("m", "n")
+    assert bench.health("big") == "OK"
 
 
-def test_a_restarted_worker_knows_at_once_what_was_served(store: RegistryStore) -> None:
-    a_registrar(store, Listing("big", "m")).refresh()
-    told: list[str] = []
+def test_a_listing_that_fails_keeps_the_last_one(bench: Bench) -> None:
+    provider = Listed("big", "m")
+    bench.start(provider)
+    bench.until_published("m")
 
-    restarted = a_registrar(
-        store, Listing("big", "m"), on_models=lambda models: told.extend(m.identifier for m in models)
-    )
-    restarted.recall()
+    provider.down = True
 
-    restarted.wait_until_known()
-    assert told == ["m"]
+    until(lambda: bench.health("big") == "Error")
+    assert bench.names() == ["m"]
 
 
-def test_the_first_worker_of_a_config_knows_nothing_before_its_providers_have_answered(store: RegistryStore) -> None:
-    first = a_registrar(store, Listing("big", "m"))
-    first.recall()
-    waiting = gevent.spawn(first.wait_until_known)
-    gevent.sleep(0)
-    waited_before = waiting.ready()
+def test_a_start_while_the_provider_is_down_keeps_what_was_listed_before(bench: Bench) -> None:
+    bench.start(Listed("big", "m"))
+    bench.until_published("m")
+    gevent.killall(bench.running)
+    down = Listed("big", "m")
+    down.down = True
 
-    first.refresh()
+    bench.start(down)
 
-    waiting.join(timeout=10)
-    assert (waited_before, waiting.ready()) == (False, True)
+    until(lambda: bench.health("big") == "Error")
+    assert bench.names() == ["m"]
+    assert bench.told[-1] == (["m"], True)
 
 
-def test_instances_of_one_model_stand_in_the_order_of_the_config(store: RegistryStore) -> None:
-    late, early = Listing("late", "m"), Listing("early", "m")
-    late.names = None
-    registrar = a_registrar(store, late, early)
-    registrar.refresh()
-    late.names = ("m",)
-    registrar._ask_at["late"] = 0.0
+def test_a_model_that_the_provider_serves_no_more_goes(bench: Bench) -> None:
+    provider = Listed("big", "m", "n")
+    bench.start(provider)
+    bench.until_published("m", "n")
 
-    registrar.refresh()
+    provider.models = ["n"]
 
-    registry = store.read()
-    assert registry is not None
-    assert registry.models[0].provider_ids == ["late", "early"]
+    bench.until_published("n")
+
+
+def test_a_provider_that_hangs_keeps_no_turn_of_another_waiting_and_nothing_half_is_published(bench: Bench) -> None:
+    hanging = Listed("big", "m")
+    hanging.hangs = True
+    bench.start(hanging, Listed("small", "n"))
+
+    until(lambda: (["n"], False) in bench.told)
+    until(lambda: bench.store.workers() == 1)
+    assert bench.store.read() is None, "what is not published yet is asked for again, what is missing is refused"
+
+    hanging.hangs = False
+    bench.until_published("m", "n")
+
+
+def test_what_could_not_be_published_is_published_when_the_store_is_back(bench: Bench) -> None:
+    provider = Listed("big", "m")
+    bench.store.away = True
+    bench.start(provider)
+    until(lambda: bench.store.refused > 1)
+    bench.store.away = False
+    bench.until_published("m")
+
+    bench.store.away = True
+    provider.models = ["n"]
+    until(lambda: bench.told[-1] == (["n"], True))
+    provider.hangs = True
+    bench.store.away = False
+
+    bench.until_published("n")
+
+
+def test_without_providers_an_empty_registry_is_published(bench: Bench) -> None:
+    bench.start()
+
+    until(lambda: bench.store.read() == Registry())

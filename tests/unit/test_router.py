@@ -1,0 +1,91 @@
+"""Which instance serves a model, by its name, pinned or not, and before anything is known."""
+
+import gevent
+import pytest
+
+from shared.errors import ProviderError
+from shared.registry import RegisteredModel
+from worker.providers.inference import InferenceProvider
+from worker.providers.scripted import ScriptedConfig, ScriptedInference
+from worker.router import Router
+
+
+def a_provider(name: str) -> InferenceProvider:
+    return ScriptedInference(provider_id=name, config=ScriptedConfig.model_validate({"models": ["m"]}))
+
+
+PROVIDERS = {name: a_provider(name) for name in ("big", "small")}
+MODELS = [
+    RegisteredModel(
+        identifier="meta/m",
+        model_type="llm",
+        provider_ids=["big", "small"],
+        resource_ids={"big": "m", "small": "m:latest"},
+    ),
+    RegisteredModel(identifier="big/own", model_type="llm", provider_ids=["small"], resource_ids={"small": "own"}),
+]
+
+
+@pytest.fixture
+def router() -> Router:
+    router = Router(providers=PROVIDERS)
+    router.update(MODELS, complete=True)
+    return router
+
+
+@pytest.mark.parametrize(
+    ("name", "provider_id", "model"),
+    [
+        ("meta/m", "big", "m"),
+        ("big/meta/m", "big", "m"),
+        ("small/meta/m", "small", "m:latest"),
+        ("big/own", "small", "own"),
+        ("small/big/own", "small", "own"),
+    ],
+)
+def test_a_model_is_found_by_its_name_and_on_the_instance_that_it_is_pinned_to(
+    router: Router, name: str, provider_id: str, model: str
+) -> None:
+    provider, found = router.route(name)
+
+    assert (provider.provider_id, found) == (provider_id, model)
+
+
+@pytest.mark.parametrize("name", ["m", "other/meta/m", "big/big/own", "big/", "/", ""])
+def test_what_is_not_served_is_refused_with_what_is(router: Router, name: str) -> None:
+    with pytest.raises(ProviderError) as refusal:
+        router.route(name)
+
+    assert refusal.value.code == "model_not_found"
+    assert "Served: big/own, meta/m." in refusal.value.message
+
+
+def test_before_all_providers_have_been_asked_a_turn_waits_for_its_model() -> None:
+    router = Router(providers=PROVIDERS)
+    waiting = gevent.spawn(router.route, "meta/m")
+    gevent.sleep(0)
+    router.update([], complete=False)
+    gevent.sleep(0)
+    assert not waiting.ready()
+
+    router.update(MODELS, complete=False)
+
+    assert waiting.get(timeout=5)[1] == "m"
+
+
+def test_once_all_have_been_asked_it_waits_no_more() -> None:
+    router = Router(providers=PROVIDERS)
+    waiting = gevent.spawn(router.route, "meta/m")
+    gevent.sleep(0)
+
+    router.update([], complete=True)
+    waiting.join(timeout=5)
+
+    assert isinstance(waiting.exception, ProviderError)
+
+
+def test_a_model_that_is_known_is_not_waited_for() -> None:
+    router = Router(providers=PROVIDERS)
+    router.update(MODELS, complete=False)
+
+    assert router.route("meta/m")[1] == "m"
