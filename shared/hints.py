@@ -26,6 +26,10 @@ def celery_app(broker_url: str) -> Celery:
         worker_enable_remote_control=False,
         task_send_sent_event=False,
         broker_connection_retry_on_startup=True,
+        # For ever: a worker whose broker is away goes on with the turns that it has.
+        broker_connection_max_retries=None,
+        # For late acks only, and ours are early; said because a warning asks for it whenever the broker is lost.
+        worker_cancel_long_running_tasks_on_connection_loss=True,
         broker_transport_options={
             "socket_timeout": 10,
             "socket_connect_timeout": 5,
