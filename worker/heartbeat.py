@@ -15,7 +15,7 @@ from typing import IO
 
 import gevent
 from gevent import subprocess as gsubprocess
-from gevent.queue import Empty, SimpleQueue
+from gevent.queue import SimpleQueue
 
 from shared.ids import TurnRef
 from worker.vital import spawn_vital
@@ -85,15 +85,16 @@ class Heartbeat:
             gevent.sleep(self._tick_s)
 
     def _feed(self, pipe: IO[bytes], lines: "SimpleQueue[str]") -> None:
-        """The only one that writes to a child: two greenlets in one pipe's buffer break it. Ends with the child."""
+        """The only one that writes to a child: two greenlets in one pipe's buffer break it. Ends with the child.
+
+        Lines wait for the next tick: most turns end before it, and a write for each line costs more than a claim.
+        """
         with suppress(OSError), pipe:
             while True:
-                try:
-                    line = lines.get(timeout=self._tick_s)
-                except Empty:
-                    line = "tick"
-                pipe.write(line.encode() + b"\n")
+                waiting = [lines.get() for _ in range(lines.qsize())]
+                pipe.write("".join(f"{line}\n" for line in [*waiting, "tick"]).encode())
                 pipe.flush()
+                gevent.sleep(self._tick_s)
 
     def _notice(self, what: str, member: str, token: str) -> None:
         # Of an earlier claim it says nothing about this one.
