@@ -80,11 +80,11 @@ class Tails:
             for batch in self._hub.follow(ref, after=after_seq, idle_s=HEARTBEAT_S):
                 if not batch:
                     yield frames.PING
-                for entry in batch:
-                    if (shown := self._client_frame(ref, entry)) is not None:
-                        yield shown
-                    if entry.event_type in _RESTING_EVENTS:
-                        return
+                shown, rests = self._client_frames(ref, batch)
+                if shown:
+                    yield shown
+                if rests:
+                    return
         except HubClosed:
             message = "The server restarts. The turn goes on: read it with GET, or tail its events."
             yield frames.error_frame(orjson.dumps({"message": message, "code": "restarting", "turn_id": ref.turn_id}))
@@ -159,6 +159,15 @@ class Tails:
 
     def _turn_at(self, ref: TurnRef, seq: int) -> bytes:
         return orjson.dumps(self._reader.state(ref, upto=seq).as_turn())
+
+    def _client_frames(self, ref: TurnRef, batch: list[Entry]) -> tuple[bytes, bool]:
+        """What the official client is shown of a batch, in one piece, and whether its stream ends there."""
+        shown: list[bytes] = []
+        for entry in batch:
+            shown.append(self._client_frame(ref, entry) or b"")
+            if entry.event_type in _RESTING_EVENTS:
+                return b"".join(shown), True
+        return b"".join(shown), False
 
     def _client_frame(self, ref: TurnRef, entry: Entry) -> bytes | None:
         if entry.event_type in _CLIENT_TYPES:
