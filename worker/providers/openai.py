@@ -47,10 +47,7 @@ class OpenAIInference(InferenceProvider):
         self._config = config
         self._sleep = sleep
         self._backoff = Backoff(max_retries=config.max_retries)
-        secrets = [secret.get_secret_value() for secret in config.headers.values()]
-        if config.api_key is not None:
-            secrets.append(config.api_key.get_secret_value())
-        self._faults = Faults(provider_id=provider_id, url=config.url, secrets=secrets)
+        self._faults = Faults(provider_id=provider_id, url=config.url, secrets=config.secrets())
         self._headers = _headers(config)
         self._pool = _pool(config)
         self._asks_for_usage = True
@@ -235,12 +232,8 @@ def _headers(config: OpenAIConfig) -> list[tuple[str, str]]:
         "accept": "text/event-stream, application/json",
         "accept-encoding": "identity",
         "content-type": "application/json",
-        "user-agent": "turnstone",
     }
-    if config.api_key is not None and config.api_key.get_secret_value():
-        headers["authorization"] = f"Bearer {config.api_key.get_secret_value()}"
-    headers.update({name.lower(): secret.get_secret_value() for name, secret in config.headers.items()})
-    return list(headers.items())
+    return list((headers | config.request_headers()).items())
 
 
 def _pool(config: OpenAIConfig) -> httpcore.ConnectionPool:

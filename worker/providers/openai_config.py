@@ -1,4 +1,4 @@
-"""The config of a `remote::openai` instance."""
+"""The config of a `remote::openai` instance, and what every provider that is asked over HTTP has in common."""
 
 import re
 import ssl
@@ -16,27 +16,29 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
-class OpenAIConfig(Section):
-    """Where an OpenAI-compatible server is, and how long to wait for it.
+class Endpoint(Section):
+    """Where an HTTP service is, and what identifies us to it.
 
-    `url` is the base below which the routes lie, for instance http://gpu-1:8000/v1. `first_token_timeout_s` is the
-    wait for the reply to begin, `token_timeout_s` the longest silence afterwards; any byte is a sign of life,
-    also a comment. `extra_params` names sampling parameters that are not OpenAI's and that this server
-    takes. `max_tokens_field` is for models that refuse `max_tokens`. `tls_verify` is true, false or the path
-    of a CA file.
+    `url` is the base below which the routes lie, for instance http://gpu-1:8000/v1. `tls_verify` is true, false or
+    the path of a CA file.
     """
 
     url: str
     api_key: SecretStr | None = None
     headers: dict[str, SecretStr] = Field(default_factory=dict)
     connect_timeout_s: Seconds = 5
-    first_token_timeout_s: Seconds = 120
-    token_timeout_s: Seconds = 60
-    max_retries: Annotated[int, Field(ge=0, le=20)] = 3
-    max_connections: Annotated[int, Field(ge=1)] = 1000
-    extra_params: tuple[ExtraParam, ...] = ()
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     tls_verify: bool | str = True
+
+    def secrets(self) -> list[str]:
+        """What no message may hold."""
+        given = [*self.headers.values(), *([] if self.api_key is None else [self.api_key])]
+        return [secret.get_secret_value() for secret in given]
+
+    def request_headers(self) -> dict[str, str]:
+        """What every request carries, names in lower case. A header of the config replaces ours of the same name."""
+        key = "" if self.api_key is None else self.api_key.get_secret_value()
+        own = {"user-agent": "turnstone", **({"authorization": f"Bearer {key}"} if key else {})}
+        return own | {name.lower(): secret.get_secret_value() for name, secret in self.headers.items()}
 
     @field_validator("url")
     @classmethod
@@ -86,6 +88,22 @@ class OpenAIConfig(Section):
                 raise ValueError("a header's name is made of letters, digits and hyphens.")
             _sendable(secret.get_secret_value())
         return value
+
+
+class OpenAIConfig(Endpoint):
+    """An OpenAI-compatible server, and how long to wait for it.
+
+    `first_token_timeout_s` is the wait for the reply to begin, `token_timeout_s` the longest silence afterwards; any
+    byte is a sign of life, also a comment. `extra_params` names sampling parameters that are not OpenAI's and that
+    this server takes. `max_tokens_field` is for models that refuse `max_tokens`.
+    """
+
+    first_token_timeout_s: Seconds = 120
+    token_timeout_s: Seconds = 60
+    max_retries: Annotated[int, Field(ge=0, le=20)] = 3
+    max_connections: Annotated[int, Field(ge=1)] = 1000
+    extra_params: tuple[ExtraParam, ...] = ()
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
 
 def _sendable(value: str) -> str:
