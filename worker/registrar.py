@@ -75,13 +75,15 @@ class Registrar:
         except ProviderError as error:
             if self._health.get(provider_id, {}).get("message") != error.message:
                 logger.warning("models of provider '%s' not listed: %s", provider_id, error)
-            self._health[provider_id] = {"status": "Error", "message": error.message}
-            answered = False
+            self._health[provider_id] = _failing(error.message)
+        except Exception:
+            # The boundary to a provider's code: the worker goes on with the others.
+            logger.exception("models of provider '%s' not listed: unexpected fault", provider_id)
+            self._health[provider_id] = _failing("An unexpected fault; the worker's log has the details.")
         else:
             self._health[provider_id] = {"status": "OK"}
-            answered = True
         self._tell()
-        return answered
+        return bool(self._health[provider_id]["status"] == "OK")
 
     def registry(self) -> Registry:
         """What is known now."""
@@ -138,6 +140,10 @@ class Registrar:
             except StoreError:
                 self._news.set()
                 raise
+
+
+def _failing(message: str) -> Json:
+    return {"status": "Error", "message": message}
 
 
 def merge_models(listed: Iterable[tuple[str, list[Model]]]) -> list[RegisteredModel]:

@@ -219,7 +219,9 @@ def until_stored(attempt: Callable[[], Result], interrupts: Interrupts | None = 
         try:
             return attempt()
         except StoreError as error:
-            logger.warning("a turn waits for the store: %s", error)
+            # Said once: while the store is away, all turns of the process come by here every second.
+            if pause == _STORE_RETRY_S[0]:
+                logger.warning("a turn waits for the store: %s", error)
         gevent.sleep(pause)
         if interrupts is not None:
             interrupts.check()

@@ -27,12 +27,15 @@ class Listed(ScriptedInference):
         self.models = list(models)
         self.down = False
         self.hangs = False
+        self.broken = False
         self.asked = 0
 
     def list_models(self) -> list[Model]:
         self.asked += 1
         while self.hangs:
             gevent.sleep(0.01)
+        if self.broken:
+            raise UnicodeError("label empty or too long")
         if self.down:
             raise ProviderError(f"Provider '{self.provider_id}' cannot be reached.", provider_id=self.provider_id)
         return [Model(identifier=name, resource_id=f"{name}:{self.provider_id}") for name in self.models]
@@ -155,6 +158,15 @@ def test_a_provider_that_is_down_does_not_stop_the_others_and_is_asked_again(ben
 
     bench.until_published("m", "n")
     assert bench.health("big") == "OK"
+
+
+def test_a_provider_with_a_fault_of_its_own_does_not_stop_the_others(bench: Bench) -> None:
+    broken = Listed("big", "m")
+    broken.broken = True
+    bench.start(broken, Listed("small", "n"))
+
+    bench.until_published("n")
+    assert bench.health("big") == "Error"
 
 
 def test_a_listing_that_fails_keeps_the_last_one(bench: Bench) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import gevent
 import orjson
@@ -11,17 +11,19 @@ from celery import Celery
 from logkit import LogKit, delta, opened
 
 from shared.clock import now_iso
+from shared.errors import StoreError
 from shared.events import StepStart, TurnResumed
 from shared.hints import Hints
 from shared.ids import TurnRef, new_token
 from shared.log.archive import RedisArchive
 from shared.registry import RegisteredModel
+from shared.status import TurnStatus
 from worker.history import History
 from worker.interrupts import CancelAsked, Draining, Interrupts
 from worker.journal import Journal
 from worker.providers.scripted import ScriptedConfig, ScriptedInference
 from worker.router import Router
-from worker.turn import TurnRun, TurnTools
+from worker.turn import TurnRun, TurnTools, until_stored
 
 Json = dict[str, Any]
 
@@ -260,3 +262,80 @@ def test_deltas_that_wait_together_become_one_event(bench: Bench) -> None:
     assert bench.kit.types(ref).count("step_progress") == 1
     assert bench.turn(ref)["output_message"]["content"] == "one two three"
     turn.run()
+
+
+def snapshot(bench: Bench, ref: TurnRef) -> Json:
+    row = bench.kit.reader.row(ref)
+    assert row is not None and row.snapshot is not None
+    return cast(Json, orjson.loads(row.snapshot))
+
+
+def test_a_cancel_that_comes_before_the_pause_ends_the_turn_as_its_log_tells_it(bench: Bench) -> None:
+    ref = bench.submit("use look")
+    turn = bench.claim(ref)
+    turn._infer()
+    turn.writer.settle()
+    bench.tools.log.cancel(ref, reason="enough")
+    turn.run()
+    assert bench.kit.types(ref)[-2:] == ["step_complete", "turn_canceled"]
+    assert snapshot(bench, ref) == orjson.loads(orjson.dumps(bench.turn(ref)))
+
+
+def test_a_cancel_that_comes_while_the_end_is_written_decides_how_it_ended(bench: Bench) -> None:
+    ref = bench.submit("say this")
+    turn = bench.claim(ref)
+    turn._infer()
+    turn.writer.settle()
+    bench.tools.log.cancel(ref, reason="enough")
+    turn._interrupts.ask(CancelAsked())
+    turn._interrupts.ask(Draining())
+    turn._end(TurnStatus.COMPLETED, turn._completed())
+    gevent.sleep(0)
+    assert bench.kit.types(ref)[-1] == "turn_canceled"
+    assert bench.kit.unfolded(ref)
+
+
+def test_a_turn_waits_for_a_store_that_cannot_be_read_now(bench: Bench) -> None:
+    session = bench.kit.session()
+    bench.run(bench.kit.accept(session, text="say one", config=bench.config()))
+    ref = bench.kit.accept(session, text="say two", config=bench.config())
+    turn = bench.claim(ref)
+    plain, faults = bench.tools.history.before, [StoreError("away")] * 2
+
+    def before(*args: Any) -> list[Json]:
+        if faults:
+            raise faults.pop()
+        return plain(*args)
+
+    bench.tools.history.before = before  # type: ignore[method-assign]
+    turn.run()
+    assert bench.turn(ref)["status"] == "completed"
+    assert bench.turn(ref)["attempts"] == 1
+
+
+def test_while_the_store_is_away_a_drain_does_not_wait_for_it(bench: Bench) -> None:
+    interrupts = Interrupts()
+    interrupts.ask(Draining())
+
+    def read() -> None:
+        raise StoreError("away")
+
+    with pytest.raises(Draining):
+        until_stored(read, interrupts)
+
+
+def test_a_claim_whose_reply_was_lost_starts_the_turn_when_its_log_says(bench: Bench) -> None:
+    ref = bench.submit("say this")
+    token, at = new_token(), "2026-01-01T00:00:05.000000Z"
+    for _ in range(2):
+        claim = bench.tools.log.claim(ref, token=token, worker="w", claimed_at=at)
+    TurnRun(claim=claim, tools=bench.tools, interrupts=Interrupts()).run()
+    assert snapshot(bench, ref) == orjson.loads(orjson.dumps(bench.turn(ref)))
+
+
+def test_an_answer_that_is_larger_than_an_entry_is_read_back_whole(bench: Bench) -> None:
+    words = "word " * 20_000
+    ref = bench.submit(words)
+    bench.run(ref)
+    assert bench.turn(ref)["output_message"]["content"].strip() == words.strip()
+    assert snapshot(bench, ref) == orjson.loads(orjson.dumps(bench.turn(ref)))
