@@ -16,6 +16,7 @@ RULES: list[Json] = [
     {"match": "^.?sunny in Paris", "role": "tool", "text": "42, and sunny."},
     {"match": "^fail$", "error": {"status": 500, "message": "the model fell over"}},
     {"match": "^tell a story$", "text": " ".join(f"word{n}" for n in range(30)), "token_ms": 60},
+    {"match": "^tell a long story$", "text": " ".join(f"word{n}" for n in range(90)), "token_ms": 60},
     {"match": "^be quick$", "text": "Done."},
 ]
 

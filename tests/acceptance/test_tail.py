@@ -92,7 +92,7 @@ def streamed(url: str, **options: object) -> list[Frame]:
 def test_a_tail_cut_after_event_5_and_resumed_gives_exactly_the_events_of_the_log(
     shared_stack: Stack, session: str
 ) -> None:
-    turn = shared_stack.submit(session, STORY)
+    turn = shared_stack.submit(session, "tell a long story")  # long enough to be cut in mid-turn on a busy machine
     url = shared_stack.events_url(session, turn)
 
     first = curled(url, upto=5)
