@@ -1,5 +1,6 @@
 """Finds what a request's path names, and remembers what never changes."""
 
+import re
 from functools import lru_cache
 
 from shared.agents import Agent, AgentStore
@@ -8,6 +9,7 @@ from shared.ids import SessionRef, TurnRef
 from shared.log.reader import LogReader
 from shared.log.sessions import Session, SessionStore
 
+_ID = re.compile(r"[a-z]+_\d{2}_[0-9a-z]+", re.ASCII)
 _AGENTS, _SESSIONS = 1000, 20_000
 """How many are remembered: an agent's config takes some KB, a session's entry some hundred bytes."""
 
@@ -64,7 +66,9 @@ class Lookup:
 
 
 def has_shard(ref: SessionRef | TurnRef) -> bool:
-    """Whether the id can be one of ours: it says where its keys lie."""
+    """Whether the id can be one of ours: it says where its keys lie, and holds no sign that parts of keys have."""
+    if not _ID.fullmatch(ref.turn_id if isinstance(ref, TurnRef) else ref.session_id):
+        return False
     try:
         return ref.shard >= 0
     except InvalidRequest:

@@ -77,6 +77,15 @@ def test_an_id_that_was_never_issued_is_not_found(api: Api, session_id: str) -> 
         assert_problem(api.client.get(f"{path}/events"), 404)
 
 
+@pytest.mark.parametrize("part", [":queue", ":turns", ":idem:k", ":events", ":private", ":blobs"])
+def test_an_id_with_the_name_of_another_key_behind_it_is_not_found(api: Api, part: str) -> None:
+    turn = api.turn()
+
+    assert_problem(api.client.get(f"{turn.partition('/turn/')[0]}{part}"), 404)
+    assert_problem(api.client.get(f"{turn}{part}"), 404)
+    assert_problem(api.client.post(f"{turn}{part}/cancel"), 404)
+
+
 def test_a_session_of_an_agent_without_persistence_expires(redis_url: str, key_prefix: str) -> None:
     api = Api.on(redis_url, key_prefix, FrontConfig(turns=Turns(session_ttl_s=120)))
     ref = SessionRef("default", api.session(api.agent(enable_session_persistence=False)).rpartition("/")[2])
