@@ -3,6 +3,7 @@
 import threading
 import time
 
+import orjson
 import pytest
 from apikit import Api, assert_problem
 from waiting import wait_for
@@ -47,6 +48,23 @@ def test_a_long_poll_that_is_over_shows_the_turn_as_it_is(api: Api) -> None:
 
     assert (answer.status_code, answer.json["status"]) == (200, "queued")
     assert time.monotonic() - began < 10
+
+
+def test_a_long_wait_keeps_the_connection_with_spaces_in_front_of_the_turn(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.streams.tails.HEARTBEAT_S", 0.05)
+    turn = api.turn()
+
+    answer = api.client.get(f"{turn}?wait=60", buffered=False)
+    chunks = answer.iter_encoded()
+    first = next(chunks)
+    api.worker(turn).finish()
+    rest = b"".join(chunks)
+
+    assert first == b" "
+    assert rest.lstrip(b" ").startswith(b"{")
+    assert orjson.loads(first + rest)["status"] == "completed"
 
 
 @pytest.mark.parametrize("wait", ["abc", "nan", "inf", "-1", "601", ""])
