@@ -1,9 +1,10 @@
 """Builds the provider instances that the run config names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -13,27 +14,31 @@ from shared.runconfig.origin import KeyPath, Origin
 from worker.providers.inference import InferenceProvider
 from worker.providers.openai import OpenAIInference
 from worker.providers.openai_config import OpenAIConfig
+from worker.providers.safety import SafetyProvider
+from worker.providers.safety_denylist import DenylistConfig, DenylistSafety
+from worker.providers.safety_llama_guard import Chat, LlamaGuardConfig, LlamaGuardSafety, Serves
+from worker.providers.safety_openai_moderation import ModerationConfig, ModerationSafety
 from worker.providers.scripted import ScriptedConfig, ScriptedInference
 
-C = TypeVar("C", bound=BaseModel)
+P = TypeVar("P")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceType(Generic[C]):
+class ProviderType(Generic[P]):
     """A provider type: the shape of its config, and what makes an instance (`provider_id`, `config`) of it."""
 
-    config: type[C]
-    make: Callable[..., InferenceProvider]
+    config: type[BaseModel]
+    make: Callable[..., P]
 
-    def build(self, instance: ProviderInstance, *, origin: Origin, at: KeyPath) -> InferenceProvider:
+    def build(self, instance: ProviderInstance, *, origin: Origin, at: KeyPath) -> P:
         """An instance. Raises ConfigError that names the key below `at`."""
         config = check(self.config, instance.config, origin=origin, at=(*at, "config"))
         return self.make(provider_id=instance.provider_id, config=config)
 
 
-INFERENCE_TYPES: dict[str, InferenceType[Any]] = {
-    "remote::openai": InferenceType(config=OpenAIConfig, make=OpenAIInference),
-    "inline::scripted": InferenceType(config=ScriptedConfig, make=ScriptedInference),
+INFERENCE_TYPES: dict[str, ProviderType[InferenceProvider]] = {
+    "remote::openai": ProviderType(config=OpenAIConfig, make=OpenAIInference),
+    "inline::scripted": ProviderType(config=ScriptedConfig, make=ScriptedInference),
 }
 
 
@@ -42,17 +47,36 @@ def build_inference(config: RunConfig) -> dict[str, InferenceProvider]:
 
     Talks to no provider. Raises ConfigError for a provider type that does not exist and for a wrong `config`.
     """
-    built: dict[str, InferenceProvider] = {}
-    for index, instance in enumerate(config.providers.inference):
-        at: KeyPath = ("providers", "inference", index)
-        known = INFERENCE_TYPES.get(instance.provider_type)
+    return _build("inference", config, INFERENCE_TYPES)
+
+
+def build_safety(config: RunConfig, *, chat: Chat, serves: Serves) -> dict[str, SafetyProvider]:
+    """The safety providers by `provider_id`, in the config's order; talks to nobody and raises as above.
+
+    `chat` is how guard models are asked, routed by the model's name; `serves` says whether a model can be used now.
+    """
+    types: dict[str, ProviderType[SafetyProvider]] = {
+        "inline::denylist": ProviderType(config=DenylistConfig, make=DenylistSafety),
+        "inline::llama-guard": ProviderType(
+            config=LlamaGuardConfig, make=partial(LlamaGuardSafety, chat=chat, serves=serves)
+        ),
+        "remote::openai-moderation": ProviderType(config=ModerationConfig, make=ModerationSafety),
+    }
+    return _build("safety", config, types)
+
+
+def _build(api: str, config: RunConfig, types: Mapping[str, ProviderType[P]]) -> dict[str, P]:
+    built: dict[str, P] = {}
+    for index, instance in enumerate(getattr(config.providers, api)):
+        at: KeyPath = ("providers", api, index)
+        known = types.get(instance.provider_type)
         if known is None:
-            raise config.origin.error((*at, "provider_type"), _unknown_type(instance.provider_type))
+            raise config.origin.error((*at, "provider_type"), _unknown_type(api, instance.provider_type, types))
         built[instance.provider_id] = known.build(instance, origin=config.origin, at=at)
     return built
 
 
-def _unknown_type(name: str) -> str:
-    near = get_close_matches(name, INFERENCE_TYPES, n=1)
+def _unknown_type(api: str, name: str, types: Collection[str]) -> str:
+    near = get_close_matches(name, types, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"there is no inference provider type '{name}'; {hint}known: {', '.join(sorted(INFERENCE_TYPES))}."
+    return f"there is no {api} provider type '{name}'; {hint}known: {', '.join(sorted(types))}."

@@ -1,6 +1,5 @@
 """`remote::openai`: any server that speaks OpenAI's chat completions."""
 
-import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
@@ -9,7 +8,6 @@ from itertools import count
 from typing import Any
 
 import httpcore
-import httpx
 import orjson
 
 from shared.errors import ProviderError
@@ -238,20 +236,11 @@ def _headers(config: OpenAIConfig) -> list[tuple[str, str]]:
 
 def _pool(config: OpenAIConfig) -> httpcore.ConnectionPool:
     return httpcore.ConnectionPool(
-        ssl_context=_ssl_context(config),
+        ssl_context=config.tls_context(),
         max_connections=config.max_connections,
         keepalive_expiry=KEEPALIVE_S,
         network_backend=WireBackend(),
     )
-
-
-def _ssl_context(config: OpenAIConfig) -> ssl.SSLContext | None:
-    """None for plain HTTP: reading the authorities takes 20 ms and 1 MB for each instance."""
-    if not config.url.startswith("https:"):
-        return None
-    if isinstance(config.tls_verify, str):
-        return ssl.create_default_context(cafile=config.tls_verify)
-    return httpx.create_ssl_context(verify=config.tls_verify, trust_env=False)
 
 
 def _model(entry: Json) -> Model:
