@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from targets import Reply, Target
 from upstream import Plan
 
-REPLY_S = 60.0
+REPLY_S = 30.0
 """No reply takes that long: one that does is counted as an error."""
 
 
