@@ -4,7 +4,7 @@ import re
 import uuid
 from importlib.metadata import version
 
-from flask import Response, g, request
+from flask import Response, g, redirect, request
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
@@ -37,6 +37,8 @@ def create_app(services: Services) -> OpenAPI:
     # An id may hold what it likes, also two slashes in a row: no redirects to a tidier path.
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = services
+    # The library's own page there is a menu with one entry.
+    app.view_functions["openapi.openapi"] = lambda: redirect("/openapi/swagger")
     register_problems(app)
     app.before_request(_screen)
     app.after_request(_stamp)

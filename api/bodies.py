@@ -1,6 +1,7 @@
 """Reads JSON bodies strictly: nothing that the log or a provider could choke on later gets in."""
 
 import re
+import time
 
 import orjson
 from flask import current_app, request
@@ -14,6 +15,9 @@ from shared.events import Json
 BODY_LIMIT = "BODY_LIMIT"
 """The key of the app's config that holds how many bytes a body may have."""
 MAX_DEPTH = 64
+_CHUNK = 1 << 16
+_PASS_OVER_BYTES = 256 * 1_000_000
+_PASS_OVER_S = 10.0
 _CONTAINERS = (dict, list)
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
@@ -74,11 +78,31 @@ def _check_media_type() -> None:
 def _read() -> bytes:
     try:
         raw = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        _pass_over()
+        raise
     except ParseException as error:  # of the server: a chunk that is none
         raise InvalidRequest("The body's transfer encoding is broken.", code="malformed_body") from error
     if len(raw) > current_app.config[BODY_LIMIT]:
+        _pass_over()
         raise RequestEntityTooLarge
     if len(raw) < (request.content_length or 0):
         # What came may be JSON by chance; it is not what the client meant to send.
         raise InvalidRequest("The body ended before its Content-Length.", code="malformed_body")
     return raw
+
+
+def _pass_over() -> None:
+    """Read what is left of a body that is too large, within bounds, and keep none of it.
+
+    A client that is still sending when the connection closes sees a reset in place of the answer.
+    """
+    stream, passed, deadline = request.environ["wsgi.input"], 0, time.monotonic() + _PASS_OVER_S
+    try:
+        while passed < _PASS_OVER_BYTES and time.monotonic() < deadline:
+            chunk = stream.read(_CHUNK)
+            if not chunk:
+                return
+            passed += len(chunk)
+    except (OSError, ParseException):
+        return  # the client is gone, or sends no body that can be read: there is nobody to spare
