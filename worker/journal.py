@@ -16,6 +16,7 @@ from shared.fold import TurnState
 from shared.ids import TurnRef
 from shared.log.turn_log import Claim, TurnLog, Write, Written
 from worker.interrupts import CancelAsked, Interrupts, LeaseLost
+from worker.outage import Outage
 from worker.vital import spawn_vital
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ class Journal:
         self._log = log
         self._dirty: dict[TurnWriter, None] = {}
         self._refused: set[TurnWriter] = set()
+        self._outage = Outage("events wait")
         self._wake = Signal()
         self._greenlet: gevent.Greenlet | None = None
 
@@ -156,10 +158,11 @@ class Journal:
         try:
             results = self._log.append_many(list(batches.values()))
         except StoreError as error:
-            logger.warning("the events of %d turns wait for the store: %s", len(batches), error)
+            self._outage.failed(error)
             for writer in batches:
                 self.wake(writer)
             return False
+        self._outage.passed()
         refused = {}
         for writer, result in zip(batches, results, strict=True):
             if isinstance(result, StoreError):

@@ -4,9 +4,12 @@ import logging
 import os
 import sys
 import warnings
+from functools import partial
+from typing import Any
 
 from celery import signals
 from celery.platforms import SecurityWarning
+from celery.worker.consumer import Consumer
 
 from shared.errors import ConfigError
 from shared.hints import RUN_TURN, TURNS_QUEUE, celery_app
@@ -17,6 +20,8 @@ from worker.providers.instances import build_inference
 from worker.runtime import Runtime
 
 logger = logging.getLogger(__name__)
+
+BROKER_RETRY_S = 2
 
 
 def main() -> None:
@@ -31,10 +36,19 @@ def main() -> None:
     # Celery warns root against pickled messages; ours are JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = celery_app(settings.broker_url)
+    app.conf.worker_consumer = _Consumer
     runtime = Runtime(settings=settings, config=config, providers=providers, app=app)
     app.task(name=RUN_TURN, Request=request_class(app))(runtime.run)
     _wire(runtime, log_level=settings.log_level)
     app.worker_main(_arguments(settings))
+
+
+class _Consumer(Consumer):  # type: ignore[misc]
+    """Celery's, except that it looks for a broker that is away every two seconds, and not ever more rarely."""
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(conn.ensure_connection, interval_start=BROKER_RETRY_S, interval_step=0)
+        return super().ensure_connected(conn)
 
 
 def _wire(runtime: Runtime, *, log_level: str) -> None:

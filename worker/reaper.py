@@ -19,6 +19,7 @@ from shared.log.reader import LogReader
 from shared.log.sessions import SessionStore
 from shared.log.turn_log import TurnLog
 from shared.redis_client import translated
+from worker.outage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Reaper:
         self._hints = hints
         self._lease_s = lease_s
         self._lenient_until = 0.0
+        self._outage = Outage("the reaper waits")
 
     def run(self) -> None:
         """For the life of the worker."""
@@ -60,8 +62,9 @@ class Reaper:
             gevent.sleep(INTERVAL_S)
             try:
                 self.look()
+                self._outage.passed()
             except StoreError as error:
-                logger.warning("reaper waits for the store: %s", error)
+                self._outage.failed(error)
                 self._lenient_until = time.monotonic() + self._lease_s
 
     def look(self) -> None:

@@ -11,6 +11,7 @@ from gevent.event import Event as Signal
 from shared.errors import ProviderError, StoreError
 from shared.events import Json
 from shared.registry import ProviderStatus, RegisteredModel, Registry, RegistryStore
+from worker.outage import Outage
 from worker.providers.inference import InferenceProvider, Model
 from worker.vital import spawn_vital
 
@@ -52,6 +53,7 @@ class Registrar:
         self._listed: dict[str, list[Model]] = {}
         self._health: dict[str, Json] = {}
         self._news = Signal()
+        self._outage = Outage("the registry waits")
 
     def run(self) -> None:
         """For the life of the worker."""
@@ -62,8 +64,9 @@ class Registrar:
             try:
                 self._publish()
                 self._store.alive(self._worker)
+                self._outage.passed()
             except StoreError as error:
-                logger.warning("registry waits for the store: %s", error)
+                self._outage.failed(error)
                 gevent.sleep(_STORE_RETRY_S)
             else:
                 self._news.wait(ALIVE_S)
@@ -112,7 +115,7 @@ class Registrar:
                 known = self._store.read()
                 break
             except StoreError as error:
-                logger.warning("registry waits for the store: %s", error)
+                self._outage.failed(error)
                 gevent.sleep(_STORE_RETRY_S)
         for model in known.models if known else []:
             for provider_id, resource_id in model.resource_ids.items():

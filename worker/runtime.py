@@ -26,6 +26,7 @@ from worker.heartbeat import Heartbeat
 from worker.history import History
 from worker.interrupts import CancelAsked, Draining, Interrupt, Interrupts, LeaseLost
 from worker.journal import Journal
+from worker.outage import Outage
 from worker.providers.inference import InferenceProvider
 from worker.reaper import Reaper
 from worker.registrar import Registrar
@@ -188,14 +189,16 @@ class Runtime:
 
     def _listen(self) -> None:
         """Hear of cancels at once; what is missed while the store is away comes with the next renewal."""
+        outage = Outage("cancel notices wait")
         while True:
             try:
                 with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:  # type: ignore[no-untyped-call]
                     pubsub.subscribe(self._keys.control)
+                    outage.passed()
                     while True:
                         message = pubsub.get_message(timeout=4)
                         if message is not None:
                             self.interrupt(message["data"].decode(), CancelAsked())
             except (RedisError, OSError) as error:
-                logger.warning("cancel notices wait for the store: %s", error)
+                outage.failed(error)
                 gevent.sleep(1)
