@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from logkit import LogKit, free_port, opened, running_server
 from waiting import wait_for
 
 from shared.cli.binaries import find_binary
+from shared.cli.store import LocalStore
 from shared.hints import Hints, celery_app
 from shared.ids import TurnRef
 from shared.settings import kombu_url
@@ -280,6 +283,63 @@ def test_a_worker_that_loses_its_connections_to_the_store_goes_on_where_it_was(b
 
     assert bench.kit.reader.state(ref).attempts == 1
     assert bench.answer(ref) == "".join(f"w{n} " for n in range(20))
+
+
+class MortalStore(LocalStore):
+    """A store that a test kills and starts again with its data."""
+
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        self.prepare()
+        nowhere = subprocess.DEVNULL
+        self.process = subprocess.Popen(
+            self.command(), cwd=self.data_dir, env=self.environ(os.environ), stdout=nowhere, stderr=nowhere
+        )
+        wait_for(self.answers, "the store answers")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def store() -> Iterator[MortalStore]:
+    # Not pytest's own folders: their names grow past what a socket's address holds.
+    store = MortalStore(binary=find_binary(), data_dir=Path(tempfile.mkdtemp(prefix="ts-")))
+    store.start()
+    yield store
+    store.kill()
+    shutil.rmtree(store.data_dir)
+
+
+def test_a_store_that_is_away_for_longer_than_a_lease_costs_no_turn_its_worker(
+    store: MortalStore, tmp_path: Path, key_prefix: str
+) -> None:
+    with benched(store.url, tmp_path, key_prefix) as bench:
+        bench.upstream.default = lambda request: (
+            slow(60) if "talk" in request.json["messages"][-1]["content"] else text("Late.", first_s=6)
+        )
+        for _ in range(2):
+            bench.worker(lease_s=2)
+        talking = [bench.submit(f"talk {number}") for number in range(10)]
+        silent = [bench.submit(f"wait {number}") for number in range(5)]
+        for ref in talking:
+            bench.until(ref, "step_progress")
+        for ref in silent:
+            bench.until(ref, "step_start")
+        leases = [bench.kit.lease(ref) or 0 for ref in talking + silent]
+
+        store.kill()
+        wait_for(lambda: time.time() * 1_000_000 > max(leases) + 500_000, "every lease has ended")
+        store.start()
+        for ref in talking + silent:
+            bench.until(ref, "turn_complete")
+
+        assert {bench.kit.reader.state(ref).attempts for ref in talking + silent} == {1}
+        assert {bench.answer(ref) for ref in talking} == {"".join(f"w{n} " for n in range(60))}
+        assert {bench.answer(ref) for ref in silent} == {"Late."}
 
 
 def test_a_worker_that_is_stopped_past_its_lease_comes_back_to_a_turn_that_is_not_its_own(bench: Bench) -> None:
