@@ -19,6 +19,12 @@ from worker.providers.safety_denylist import DenylistConfig, DenylistSafety
 from worker.providers.safety_llama_guard import Chat, LlamaGuardConfig, LlamaGuardSafety, Serves
 from worker.providers.safety_openai_moderation import ModerationConfig, ModerationSafety
 from worker.providers.scripted import ScriptedConfig, ScriptedInference
+from worker.providers.tools import ToolProvider
+from worker.providers.tools_http import HttpTools
+from worker.providers.tools_http_config import HttpToolsConfig
+from worker.providers.tools_mcp import McpTools
+from worker.providers.tools_mcp_bridge import McpBridge
+from worker.providers.tools_mcp_config import McpConfig
 
 P = TypeVar("P")
 
@@ -63,6 +69,26 @@ def build_safety(config: RunConfig, *, chat: Chat, serves: Serves) -> dict[str, 
         "remote::openai-moderation": ProviderType(config=ModerationConfig, make=ModerationSafety),
     }
     return _build("safety", config, types)
+
+
+def build_tools(config: RunConfig) -> dict[str, ToolProvider]:
+    """The tool providers by `provider_id`, in the config's order; talks to nobody and raises as above.
+
+    All instances of `remote::mcp` share one child process, which is started by the first that needs it.
+    """
+    types: dict[str, ProviderType[ToolProvider]] = {
+        "remote::http": ProviderType(config=HttpToolsConfig, make=HttpTools),
+        "remote::mcp": ProviderType(config=McpConfig, make=partial(McpTools, bridge=McpBridge())),
+    }
+    built = _build("tool_runtime", config, types)
+    owners: dict[str, str] = {}
+    for index, (provider_id, provider) in enumerate(built.items()):
+        for group in provider.list_toolgroups():
+            owner = owners.setdefault(group.identifier, provider_id)
+            if owner != provider_id:
+                taken = f"the tool group '{group.identifier}' is that of '{owner}' already; set `toolgroup_id`."
+                raise config.origin.error(("providers", "tool_runtime", index, "config"), taken)
+    return built
 
 
 def _build(api: str, config: RunConfig, types: Mapping[str, ProviderType[P]]) -> dict[str, P]:
