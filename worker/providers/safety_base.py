@@ -22,6 +22,14 @@ class ShieldEntry(Section):
 
 
 E = TypeVar("E", bound=ShieldEntry)
+T = TypeVar("T")
+
+
+def not_empty(items: tuple[T, ...]) -> tuple[T, ...]:
+    """`items`, or ValueError where there are none. (A minimal length would also be missed where an item is wrong.)"""
+    if not items:
+        raise ValueError("needs at least one.")
+    return items
 
 
 def each_once(shields: tuple[E, ...]) -> tuple[E, ...]:

@@ -20,7 +20,14 @@ from gevent.threadpool import ThreadPool
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from worker.providers.safety import Json, Shield, Violation
-from worker.providers.safety_base import STANDARD_MESSAGE, LimitedSafety, ShieldEntry, ShieldsConfig, each_once
+from worker.providers.safety_base import (
+    STANDARD_MESSAGE,
+    LimitedSafety,
+    ShieldEntry,
+    ShieldsConfig,
+    each_once,
+    not_empty,
+)
 from worker.providers.safety_content import contents
 
 # More would only take processors away from the turns.
@@ -58,7 +65,7 @@ class DenylistShield(ShieldEntry):
     unless `case_sensitive` is set; `\\w`, `\\d` and `\\b` know ASCII only (`\\pL` is any letter).
     """
 
-    patterns: Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], Field(min_length=1)]
+    patterns: Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], AfterValidator(not_empty)]
     message: Annotated[str, Field(min_length=1)] = STANDARD_MESSAGE
     case_sensitive: bool = False
 
@@ -87,7 +94,7 @@ class DenylistShield(ShieldEntry):
 class DenylistConfig(ShieldsConfig):
     """The shields. A conversation of more than `max_text_chars` is an error and no verdict."""
 
-    shields: Annotated[tuple[DenylistShield, ...], Field(min_length=1), AfterValidator(each_once)]
+    shields: Annotated[tuple[DenylistShield, ...], AfterValidator(not_empty), AfterValidator(each_once)]
     max_text_chars: Annotated[int, Field(ge=1)] = 1_000_000
 
 

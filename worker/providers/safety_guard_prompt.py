@@ -51,8 +51,10 @@ Provide your safety assessment for ONLY THE LAST {speaker} message in the above 
 
 # The cards of the 1B and the 11B model have no S14.
 _WITHOUT_S14 = re.compile(r"guard-?3\W*(1b|11b)", re.IGNORECASE)
-# What would end the conversation, or give a piece of a message to somebody else.
-_FRAME = re.compile(r"<(?=(?:BEGIN|END) (?:CONVERSATION|UNSAFE CONTENT CATEGORIES)>)|^(?=(?:User|Agent):)", re.M)
+# What would end the conversation or the prompt, or give a piece of a message to somebody else.
+_FRAME = re.compile(
+    r"<(?=(?:BEGIN|END) (?:CONVERSATION|UNSAFE CONTENT CATEGORIES)>|\|\w+\|>)|^(?=(?:User|Agent):)", re.MULTILINE
+)
 _CODES = re.compile(r"\s*S\d{1,2}(\s*,\s*S\d{1,2})*\s*")
 
 
@@ -76,27 +78,28 @@ def conversation(contents: Sequence[Content]) -> list[Said]:
     """The messages as a conversation of user and agent, by turns. What the operator told the model is left out.
 
     The results of tools are the user's, as input of the model. Messages that follow each other are one: the model
-    judges the last one only, and each of them is new.
+    judges the last one only, and each of them is new. Lines that imitate the prompt's own are quoted.
     """
     said: list[Said] = []
     for content in contents:
         if content.role == "system":
             continue
         speaker = AGENT if content.role == "assistant" else USER
+        text = _FRAME.sub("> ", content.text)
         if said and said[-1].speaker == speaker:
-            said[-1] = Said(speaker=speaker, text=f"{said[-1].text}\n\n{content.text}")
+            said[-1] = Said(speaker=speaker, text=f"{said[-1].text}\n\n{text}")
         else:
-            said.append(Said(speaker=speaker, text=content.text))
+            said.append(Said(speaker=speaker, text=text))
     return said
 
 
 def prompt(said: Sequence[Said], *, model: str, excluded: Collection[str]) -> str:
-    """The question whether what was said last is safe. Texts that imitate the prompt's own lines are quoted."""
+    """The question whether what was said last is safe."""
     without = {*excluded, "S14"} if _WITHOUT_S14.search(model) else excluded
     return _PROMPT.format(
         speaker=said[-1].speaker,
         categories="\n".join(f"{code}: {name}." for code, name in CATEGORIES.items() if code not in without),
-        conversation="\n\n".join(f"{one.speaker}: {_FRAME.sub('> ', one.text)}" for one in said),
+        conversation="\n\n".join(f"{one.speaker}: {one.text}" for one in said),
     )
 
 

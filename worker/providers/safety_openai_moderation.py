@@ -139,7 +139,9 @@ def _identifiers(body: bytes) -> bytes:
         told = [error[key] for key in ("code", "type") if isinstance(error.get(key), str)]
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return b""
-    return ", ".join(text for text in told if _IDENTIFIER.fullmatch(text)).encode()
+    named = ", ".join(text for text in told if _IDENTIFIER.fullmatch(text))
+    # In the words by which a model that is missing is known.
+    return named.replace("model_not_found", "model not found").encode()
 
 
 def _client(config: ModerationConfig) -> httpx.Client:
