@@ -2,7 +2,7 @@
 
 Python's `re` backtracks: a pattern such as `(a+)+$` keeps it busy for hours over forty letters, it holds the
 interpreter's lock meanwhile, and a worker is one process whose turns all wait for that lock. So the engine is RE2,
-whose time grows with the text and never faster, and which lets go of the lock while it searches. `regex` has a
+whose time grows no faster than the text, and which lets go of the lock while it searches. `regex` has a
 timeout, but backtracks until then.
 
 Linear is not yet quick: a large pattern took 2 to 12 s for a million characters where it did not fit into RE2's
