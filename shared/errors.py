@@ -12,6 +12,9 @@ TurnstoneError
 │   ├── Fenced                  somebody else owns the turn now, or nobody does
 │   └── TailMismatch            the log does not end where the writer left it
 ├── SchemaTooNew                the log was written by a newer release
+├── ApiError                    a request of the command line to the API came to nothing
+│   ├── ApiRefused              the API answered with a problem
+│   └── ApiUnreachable          there was no answer, or it is not ready
 └── ProviderError               a provider failed; says which one, how, and what to do
 """
 
@@ -94,6 +97,23 @@ class TailMismatch(LogError):
 
 class SchemaTooNew(TurnstoneError):
     """The turn was written by a newer release than this process."""
+
+
+class ApiError(TurnstoneError):
+    """A request of the command line to the API came to nothing."""
+
+
+class ApiRefused(ApiError):
+    """The API answered with a problem. `status` is HTTP's, `code` the problem's own where it has one."""
+
+    def __init__(self, message: str, *, status: int, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class ApiUnreachable(ApiError):
+    """There was no answer, or the API is not ready to serve. Worth trying again."""
 
 
 class ProviderError(TurnstoneError):

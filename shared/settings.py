@@ -7,7 +7,7 @@ What a deployment sets by `TURNSTONE_*` variables. What the providers are stands
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -79,6 +79,32 @@ class Settings:
         }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientSettings:
+    """Where the commands that use the API find it, and who they are.
+
+    `url` is the API's address without `/v1`. `plain`: no colours and no moving lines, also on a terminal.
+    """
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+    plain: bool = False
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "ClientSettings":
+        """Read `environ` (the process's own where None). An empty variable counts as one that is not set.
+
+        Raises ConfigError, which names the variable and the fix.
+        """
+        source = os.environ if environ is None else environ
+        env = {name: value for name, value in source.items() if value}
+        return cls(
+            url=_api_url(env),
+            api_key=_api_key(env),
+            plain="NO_COLOR" in env or env.get("TERM") == "dumb",
+        )
+
+
 def kombu_url(redis_url: str) -> str:
     """The broker URL for the server that redis-py reaches under `redis_url`.
 
@@ -144,6 +170,30 @@ def _integer(env: Mapping[str, str], name: str, *, default: int, most: int | Non
     if value < 1 or (most is not None and value > most):
         raise ConfigError(f"{name} is {text}. It has to be {wanted}.")
     return value
+
+
+def _api_url(env: Mapping[str, str]) -> str:
+    default = f"http://127.0.0.1:{_integer(env, 'TURNSTONE_PORT', default=8321, most=MAX_PORT)}"
+    text = env.get("TURNSTONE_URL", default).strip().rstrip("/").removesuffix("/v1")
+    shown = masked_url(text) if "://" in text else text.rpartition("@")[2]
+    wrong = ConfigError(
+        f"The API's address is '{shown}'. Write --url or TURNSTONE_URL as http://host:port or https://host."
+    )
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise wrong from None
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        raise wrong
+    return text
+
+
+def _api_key(env: Mapping[str, str]) -> str | None:
+    key = env.get("TURNSTONE_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError("TURNSTONE_API_KEY has characters that no HTTP header can carry. Copy the key again.")
+    return key or None
 
 
 def _key_prefix(env: Mapping[str, str]) -> str:

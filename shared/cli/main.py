@@ -3,14 +3,23 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from shared.cli import exits
+from shared.cli.ask import Question, read_question, run_ask
+from shared.cli.client import ApiClient
 from shared.cli.dev import DevOptions, run_dev
+from shared.cli.listing import list_agents, list_models, list_sessions, list_turns
+from shared.cli.parser import build_parser
+from shared.cli.show_config import check_config, show_config
 from shared.cli.stack import API_COMMAND, WORKER_COMMAND
-from shared.errors import ConfigError
-from shared.settings import Settings
+from shared.cli.tail import run_tail
+from shared.cli.terminal import Terminal
+from shared.cli.turnpath import parse_turn
+from shared.errors import ApiRefused, ApiUnreachable, ConfigError
+from shared.settings import ClientSettings, Settings
 
 ROOMS = {"api": API_COMMAND, "worker": WORKER_COMMAND}
 # Flags stand above the environment; they are read as the variables whose rules they share.
@@ -19,53 +28,116 @@ VARIABLES = {
     "workers": "TURNSTONE_WORKERS",
     "api_processes": "TURNSTONE_API_PROCESSES",
     "config": "TURNSTONE_CONFIG",
+    "url": "TURNSTONE_URL",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 2 for a mistake in the flags, environment or config."""
+    """Run the command line; returns the exit code, which `turnstone --help` explains."""
     args = build_parser().parse_args(argv)
     try:
-        return _run(args)
+        return COMMANDS[args.command](_Call(args, _environ(args)))
     except ConfigError as error:
-        sys.stderr.write(f"turnstone: {error.message}\n")
-        return 2
+        return _complain(error.message, exits.USAGE)
+    except ApiRefused as error:
+        return _complain(error.message, exits.FAILED)
+    except ApiUnreachable as error:
+        return _complain(error.message, exits.UNREACHABLE)
     except KeyboardInterrupt:
-        return 130
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has gone (`| head`). Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.FAILED
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The commands and their flags."""
-    parser = argparse.ArgumentParser(prog="turnstone", description="Runs long agent turns for web backends.")
-    parser.add_argument("--version", action="version", version=f"turnstone {version('turnstone')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_dev(commands.add_parser("dev", help="run store, API and workers in this terminal"))
-    commands.add_parser("api", help="run the API (TURNSTONE_REDIS_URL names the store)")
-    commands.add_parser("worker", help="run one worker (TURNSTONE_REDIS_URL names the store)")
-    return parser
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A command with its flags, and the environment as the flags change it."""
+
+    args: argparse.Namespace
+    environ: dict[str, str]
+
+    def client(self, *, url: str | None = None) -> ClientSettings:
+        """`url` stands above flag and environment."""
+        return ClientSettings.from_env(self.environ if url is None else {**self.environ, "TURNSTONE_URL": url})
+
+    def terminal(self) -> Terminal:
+        return Terminal(out=sys.stdout, err=sys.stderr, plain=self.client().plain)
+
+    def list(self, listing: Callable[..., int], **arguments: object) -> int:
+        """Run one of the lists."""
+        with ApiClient(settings=self.client()) as api:
+            return listing(api, self.terminal(), **arguments, json=self.args.json)
 
 
-def _add_dev(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", metavar="N", help="port of the API (default 8321)")
-    parser.add_argument("--workers", metavar="N", help="number of worker processes (default 1)")
-    parser.add_argument("--api-processes", metavar="N", help="number of API processes (default 1)")
-    parser.add_argument("--config", metavar="FILE", help="run config (default ./turnstone.yaml if it is there)")
-    parser.add_argument("--data", metavar="DIR", type=Path, help="data folder (default .turnstone/PORT)")
-    parser.add_argument("--with-parent", action="store_true", help="stop when the starting process ends")
+def _dev(call: _Call) -> int:
+    settings = Settings.from_env(call.environ, require_store=False)
+    return run_dev(settings, DevOptions(data_dir=call.args.data, with_parent=call.args.with_parent))
 
 
-def _run(args: argparse.Namespace) -> int:
-    given = {name: getattr(args, flag, None) for flag, name in VARIABLES.items()}
-    environ = {**os.environ, **{name: value for name, value in given.items() if value is not None}}
-    if args.command == "dev":
-        settings = Settings.from_env(environ, require_store=False)
-        return run_dev(settings, DevOptions(data_dir=args.data, with_parent=args.with_parent))
-    return _become(ROOMS[args.command], Settings.from_env(environ))
-
-
-def _become(command: tuple[str, ...], settings: Settings) -> int:
+def _room(call: _Call) -> int:
     """Turn this process into the room's: its pid and its signals are those of the command typed."""
+    command, settings = ROOMS[call.args.command], Settings.from_env(call.environ)
     os.execve(command[0], command, {**os.environ, **settings.as_environ()})  # noqa: S606
+
+
+def _config(call: _Call) -> int:
+    args = call.args
+    if args.config is not None and not Path(args.config).expanduser().is_file():
+        raise ConfigError(f"There is no file '{args.config}'.")
+    settings = Settings.from_env(call.environ, require_store=False)
+    if args.action == "check":
+        return check_config(settings.config_path, call.terminal(), json=args.json)
+    return show_config(settings.config_path, settings, call.terminal(), json=args.json)
+
+
+def _ask(call: _Call) -> int:
+    args, settings = call.args, call.client()
+    question = Question(
+        text=read_question(args.text),
+        model=args.model,
+        agent_id=args.agent,
+        session_id=args.session,
+        json=args.json,
+        url=args.url,
+    )
+    return run_ask(settings, call.terminal(), question)
+
+
+def _tail(call: _Call) -> int:
+    args = call.args
+    turn, url = parse_turn(args.turn, agent=args.agent, session=args.session)
+    if url is not None and args.url is not None:
+        raise ConfigError("The turn's URL names the API's address already: leave --url out.")
+    settings = call.client(url=url)
+    return run_tail(settings, call.terminal(), turn, after=args.after, json=args.json, url=url or args.url)
+
+
+COMMANDS: dict[str, Callable[[_Call], int]] = {
+    "dev": _dev,
+    "api": _room,
+    "worker": _room,
+    "config": _config,
+    "ask": _ask,
+    "tail": _tail,
+    "models": lambda call: call.list(list_models),
+    "agents": lambda call: call.list(list_agents, start=call.args.start, limit=call.args.limit),
+    "sessions": lambda call: call.list(
+        list_sessions, agent=call.args.agent, start=call.args.start, limit=call.args.limit
+    ),
+    "turns": lambda call: call.list(list_turns, agent=call.args.agent, session=call.args.session),
+}
+
+
+def _environ(args: argparse.Namespace) -> dict[str, str]:
+    given = {name: getattr(args, flag, None) for flag, name in VARIABLES.items()}
+    return {**os.environ, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _complain(message: str, code: int) -> int:
+    Terminal(out=sys.stdout, err=sys.stderr, plain=True).note(f"turnstone: {message}")
+    return code
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""How a person names a turn, and how the command line names one to a person."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+from shared.errors import ConfigError
+
+_PATH = re.compile(r"/?(?:v1/)?agents/([^/]+)/session/([^/]+)/turn/([^/]+)(?:/(?:events|cancel|resume))?/?")
+_FORMS = (
+    "Name a turn by its URL, by its path (/v1/agents/AGENT/session/SESSION/turn/TURN, the Location of its "
+    "submit), or by its id with --agent and --session."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnPath:
+    """Where a turn lies in the API."""
+
+    agent_id: str
+    session_id: str
+    turn_id: str
+
+    @property
+    def path(self) -> str:
+        """Below `/v1`."""
+        return f"{session_path(self.agent_id, self.session_id)}/turn/{quote(self.turn_id, safe='')}"
+
+    def tail_command(self, *, url: str | None = None) -> str:
+        """The command that follows this turn, in lines that fit a terminal."""
+        lines = [
+            f"turnstone tail {shlex.quote(self.turn_id)}",
+            f"--agent {shlex.quote(self.agent_id)}",
+            f"--session {shlex.quote(self.session_id)}",
+        ]
+        if url is not None:
+            lines.append(f"--url {shlex.quote(url)}")
+        return " \\\n    ".join(lines)
+
+
+def session_path(agent_id: str, session_id: str) -> str:
+    """A session's path below `/v1`."""
+    return f"{agent_path(agent_id)}/session/{quote(session_id, safe='')}"
+
+
+def agent_path(agent_id: str) -> str:
+    """An agent's path below `/v1`."""
+    return f"/agents/{quote(agent_id, safe='')}"
+
+
+def parse_turn(text: str, *, agent: str | None, session: str | None) -> tuple[TurnPath, str | None]:
+    """The turn that `text` names, and the API's address where `text` is a whole URL.
+
+    Raises ConfigError, which says in which forms a turn can be named.
+    """
+    if "/" not in text:
+        if agent is None or session is None:
+            raise ConfigError(f"The id '{text}' alone does not say where the turn is. {_FORMS}")
+        return TurnPath(agent_id=agent, session_id=session, turn_id=text), None
+    if agent is not None or session is not None:
+        raise ConfigError("A turn's URL or path names its agent and session already: leave --agent and --session out.")
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ConfigError(f"'{text}' names no turn. {_FORMS}") from None
+    before, marker, after = parts.path.partition("/v1/agents/") if parts.netloc else ("", "", parts.path)
+    match = _PATH.fullmatch(f"agents/{after}" if marker else parts.path)
+    if match is None or (parts.netloc and not marker):
+        raise ConfigError(f"'{text}' names no turn. {_FORMS}")
+    agent_id, session_id, turn_id = map(unquote, match.groups())
+    url = f"{parts.scheme}://{parts.netloc}{before}" if parts.netloc else None
+    return TurnPath(agent_id=agent_id, session_id=session_id, turn_id=turn_id), url
