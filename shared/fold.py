@@ -17,6 +17,15 @@ from shared.status import TurnStatus
 CONFIG_RECORD = "config"
 """The private record's first entry: the agent's config as it was when the turn was accepted."""
 
+CALL_INTENT = "call_intent"
+"""A tool call is about to be made: `{step_id, call_id}`. Without an outcome, nobody knows whether it was."""
+
+CALL_OUTCOME = "call_outcome"
+"""What a tool call gave: `{step_id, response}`."""
+
+HELD_REPLY = "held_reply"
+"""A model's reply that no shield has passed yet: `{step_id, …}`."""
+
 
 @dataclass(slots=True)
 class OpenStep:
@@ -28,6 +37,12 @@ class OpenStep:
     metadata: Json
     text: list[str] = field(default_factory=list)
     calls: dict[str, Json] = field(default_factory=dict)
+    intents: set[str] = field(default_factory=set)
+    """Ids of tool calls that were about to be made. These three are private: no client sees them."""
+    outcomes: dict[str, Json] = field(default_factory=dict)
+    """Responses of tool calls that were made, by call id."""
+    held: Json | None = None
+    """A reply that waits for its shields."""
 
 
 @dataclass(slots=True)
@@ -58,6 +73,13 @@ class TurnState:
         """Take in the next event."""
         _REDUCERS[type(event)](self, event)
 
+    def note(self, kind: str, payload: Json) -> None:
+        """Take in a private record. One of a step that is not open any more says nothing."""
+        if kind == CONFIG_RECORD:
+            self.config = payload
+        elif self.open_step is not None and payload["step_id"] == self.open_step.step_id:
+            _NOTES[kind](self.open_step, payload)
+
     @property
     def inference_steps(self) -> list[Json]:
         return [step for step in self.steps if step["step_type"] == "inference"]
@@ -68,9 +90,12 @@ class TurnState:
             return _message([], "end_of_turn", [])
         if self.open_step is not None and self.open_step.step_type == "inference":
             return _message(self.open_step.text, "end_of_message", list(self.open_step.calls.values()))
+        if (violation := violation_of(self.steps)) is not None:
+            return _message([violation["user_message"] or ""], "end_of_turn", [])
         if self.inference_steps:
             answer: Json = self.inference_steps[-1]["model_response"]
-            return answer
+            # Of a mixed reply the client gets its own calls only: the others are run here.
+            return {**answer, "tool_calls": self.pending_calls} if self.pending_calls else answer
         ended = self.status is TurnStatus.CANCELED
         return _message([], "end_of_turn" if ended else "end_of_message", [])
 
@@ -114,7 +139,8 @@ class TurnState:
         if step.step_type == "inference":
             details["model_response"] = _message(step.text, "end_of_message", list(step.calls.values()))
         elif step.step_type == "tool_execution":
-            details["tool_calls"] = self.pending_calls or list(step.calls.values())
+            replies = self.inference_steps
+            details["tool_calls"] = replies[-1]["model_response"]["tool_calls"] if replies else self.pending_calls
             details["tool_responses"] = self.responses
         elif step.step_type == "memory_retrieval":
             details["vector_db_ids"] = details["inserted_context"] = ""
@@ -195,6 +221,7 @@ def _retracted(state: TurnState, event: ev.OutputRetracted) -> None:
     if state.open_step is not None and state.open_step.step_id == event.step_id:
         state.open_step.text.clear()
         state.open_step.calls.clear()
+    state.steps = [withheld(step) if step["step_id"] == event.step_id else step for step in state.steps]
 
 
 def _awaiting(state: TurnState, event: ev.TurnAwaitingInput) -> None:
@@ -238,12 +265,31 @@ _REDUCERS: dict[type[Event], Callable[[TurnState, Any], None]] = {
 }
 
 
+_NOTES: dict[str, Callable[[OpenStep, Json], Any]] = {
+    CALL_INTENT: lambda step, note: step.intents.add(note["call_id"]),
+    CALL_OUTCOME: lambda step, note: step.outcomes.update({note["response"]["call_id"]: note["response"]}),
+    HELD_REPLY: lambda step, note: setattr(step, "held", note),
+}
+
+
+def violation_of(steps: list[Json]) -> Json | None:
+    """What a shield objected to, where that is what a turn ended with."""
+    if steps and steps[-1]["step_type"] == "shield_call":
+        violation: Json | None = steps[-1].get("violation")
+        return violation
+    return None
+
+
+def withheld(step: Json) -> Json:
+    """An inference step without what the model wrote: a shield objected to it."""
+    return {**step, "model_response": _message([], "end_of_turn", []), "withheld": True}
+
+
 def fold(entries: Iterable[Entry], private: Iterable[PrivateEntry] = ()) -> TurnState:
     """The state that a log tells. Without `private` the state has no config: the API never needs one."""
     state = TurnState()
     for entry in entries:
         state.apply(decode(entry))
     for record in private:
-        if record.kind == CONFIG_RECORD:
-            state.config = orjson.loads(record.payload)
+        state.note(record.kind, orjson.loads(record.payload))
     return state

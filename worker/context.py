@@ -29,7 +29,7 @@ def turn_messages(inputs: list[Json], steps: list[Json]) -> list[Json]:
     for step in steps:
         if step["completed_at"] is None:
             continue
-        if step["step_type"] == "inference":
+        if step["step_type"] == "inference" and not step.get("withheld"):
             messages += _close(unanswered)
             reply = step["model_response"]
             messages.append(reply)
@@ -38,6 +38,9 @@ def turn_messages(inputs: list[Json], steps: list[Json]) -> list[Json]:
             for response in step["tool_responses"]:
                 unanswered.pop(response["call_id"], None)
                 messages.append(_tool_message(response["call_id"], response["content"]))
+        elif step["step_type"] == "shield_call" and step["violation"] is not None:
+            said = step["violation"]["user_message"] or ""
+            messages.append({"role": "assistant", "content": said, "stop_reason": "end_of_turn", "tool_calls": []})
     return messages + _close(unanswered)
 
 

@@ -1,13 +1,26 @@
 """What a turn does next, decided from its state alone.
 
-The same decision serves a fresh turn, one that was resumed and one that a worker takes over: finished steps are
-never run again, whatever came between.
+The same decision serves a fresh turn, one that was resumed and one that a worker takes over: finished steps and
+finished calls are never run again, whatever came between.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from shared.events import Json
-from shared.fold import OpenStep, TurnState
+from shared.fold import OpenStep, TurnState, violation_of
+
+USER_INPUT = "user-input"
+ASSISTANT_OUTPUT = "assistant-output"
+
+
+@dataclass(frozen=True, slots=True)
+class RunShields:
+    """Have the shields of a touch point look at `messages`."""
+
+    touchpoint: str
+    shields: list[str]
+    messages: list[Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +29,30 @@ class Infer:
 
 
 @dataclass(frozen=True, slots=True)
+class ShowReply:
+    """Have the shields look at a reply that is held back, and show it if they let it pass."""
+
+    held: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Abandon:
     """Close a step that an earlier owner left unfinished."""
 
     step: OpenStep
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTools:
+    """Begin the step that answers the reply's calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunTools:
+    """Make these calls of server tools, all at once."""
+
+    step: OpenStep
+    calls: list[Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +64,9 @@ class AwaitClient:
 
 @dataclass(frozen=True, slots=True)
 class CompleteTools:
-    """Finish a tool step. Every one of `calls` gets a response: the client's, or an error for the model."""
+    """Finish the tool step: every call has its response."""
 
+    step: OpenStep
     calls: list[Json]
     responses: list[Json]
 
@@ -42,43 +76,114 @@ class Finish:
     """The turn has its answer."""
 
 
-Action = Infer | Abandon | AwaitClient | CompleteTools | Finish
+Action = RunShields | Infer | ShowReply | Abandon | OpenTools | RunTools | AwaitClient | CompleteTools | Finish
 
 
-def next_action(state: TurnState) -> Action:
-    """The next action of a turn that is in progress."""
+def next_action(state: TurnState, server_tools: Collection[str] = ()) -> Action:
+    """The next action of a turn that is in progress. `server_tools` names the tools that run here."""
     step = state.open_step
-    if step is not None and not (step.step_type == "tool_execution" and state.responses):
-        return Abandon(step)
-    if not state.steps or state.steps[-1]["step_type"] == "tool_execution":
-        return Infer()
-    reply = state.inference_steps[-1]["model_response"]
-    calls: list[Json] = reply["tool_calls"]
-    if not calls or reply["stop_reason"] != "end_of_message":
+    if step is not None:
+        return _go_on(state, step, server_tools)
+    if not state.steps:
+        return _shields(state, USER_INPUT, state.input_messages) or Infer()
+    return _AFTER[state.steps[-1]["step_type"]](state)
+
+
+def held_back(state: TurnState) -> bool:
+    """Whether nobody may see a reply before its shields have passed it."""
+    return bool(state.config.get("output_shields")) and state.config.get("shield_mode", "hold") == "hold"
+
+
+def output_messages(state: TurnState, reply: Json) -> list[Json]:
+    """What output shields look at: what was asked, and the reply."""
+    return [*state.input_messages, reply]
+
+
+def client_tools(config: Json) -> set[str]:
+    """Names of the tools that run in the client."""
+    return {tool["name"] for tool in config.get("client_tools") or []}
+
+
+def _go_on(state: TurnState, step: OpenStep, server_tools: Collection[str]) -> Action:
+    """With a step that is open: tool steps go on where they are, of others only a held reply is worth keeping."""
+    if step.step_type == "tool_execution":
+        return _tool_step(state, step, server_tools)
+    return ShowReply(step.held) if step.held is not None else Abandon(step)
+
+
+def _tool_step(state: TurnState, step: OpenStep, server_tools: Collection[str]) -> Action:
+    calls: list[Json] = _reply(state)["tool_calls"]
+    answers = {response["call_id"]: response for response in state.responses} | step.outcomes
+    answers |= {
+        call["call_id"]: refusal
+        for call in calls
+        if call["call_id"] not in answers and (refusal := _refusal(state.config, call, server_tools)) is not None
+    }
+    missing = [call for call in calls if call["call_id"] not in answers]
+    if here := [call for call in missing if call["tool_name"] not in client_tools(state.config)]:
+        return RunTools(step, here)
+    if missing:
+        return AwaitClient(missing)
+    return CompleteTools(step, calls, [answers[call["call_id"]] for call in calls])
+
+
+def _after_inference(state: TurnState) -> Action:
+    reply = _reply(state)
+    return _shields(state, ASSISTANT_OUTPUT, output_messages(state, reply)) or _after_reply(state)
+
+
+def _after_reply(state: TurnState) -> Action:
+    reply = _reply(state)
+    return OpenTools() if reply["tool_calls"] and reply["stop_reason"] == "end_of_message" else Finish()
+
+
+def _after_shields(state: TurnState) -> Action:
+    if violation_of(state.steps) is not None:
         return Finish()
-    if step is None and (pending := client_calls(state.config, calls)):
-        return AwaitClient(pending)
-    return CompleteTools(calls, _all_responses(state, calls))
+    at_output = state.steps[-1]["metadata"]["touchpoint"] == ASSISTANT_OUTPUT
+    return _after_reply(state) if at_output else Infer()
 
 
-def client_calls(config: Json, calls: list[Json]) -> list[Json]:
-    """The calls that the client can answer: its own tools, with arguments that could be read."""
-    known = {tool["name"] for tool in config.get("client_tools") or []}
-    return [call for call in calls if call["tool_name"] in known and isinstance(call["arguments"], dict)]
+def _after_tools(state: TurnState) -> Action:
+    """What the client's tools gave is input like the user's own."""
+    given = [
+        {"role": "tool", "call_id": response["call_id"], "content": response["content"]}
+        for response in state.steps[-1]["tool_responses"]
+        if response["tool_name"] in client_tools(state.config)
+    ]
+    return (_shields(state, USER_INPUT, given) if given else None) or Infer()
 
 
-def _all_responses(state: TurnState, calls: list[Json]) -> list[Json]:
-    given = {response["call_id"]: response for response in state.responses}
-    return [given.get(call["call_id"]) or _refusal(state.config, call) for call in calls]
+_AFTER = {
+    "inference": _after_inference,
+    "shield_call": _after_shields,
+    "tool_execution": _after_tools,
+}
 
 
-def _refusal(config: Json, call: Json) -> Json:
+def _shields(state: TurnState, touchpoint: str, messages: list[Json]) -> RunShields | None:
+    key = "input_shields" if touchpoint == USER_INPUT else "output_shields"
+    shields = state.config.get(key) or []
+    return RunShields(touchpoint, shields, messages) if shields else None
+
+
+def _reply(state: TurnState) -> Json:
+    reply: Json = state.inference_steps[-1]["model_response"]
+    return reply
+
+
+def _refusal(config: Json, call: Json, server_tools: Collection[str]) -> Json | None:
     """The answer to a call that nobody can run, worded for the model so that it can mend it."""
-    if isinstance(call["arguments"], str):
-        content = (
-            f"Error: the arguments of '{call['tool_name']}' were not a JSON object. Call it again with valid JSON."
-        )
+    known = sorted({*client_tools(config), *server_tools})
+    if call["tool_name"] not in known:
+        content = f"Error: there is no tool '{call['tool_name']}'. Available: {', '.join(known) or 'none'}."
+    elif isinstance(call["arguments"], str):
+        content = f"Error: the arguments of '{call['tool_name']}' were no JSON object. Call it again with valid JSON."
     else:
-        names = ", ".join(tool["name"] for tool in config.get("client_tools") or []) or "none"
-        content = f"Error: there is no tool '{call['tool_name']}'. Available: {names}."
+        return None
+    return error_response(call, content)
+
+
+def error_response(call: Json, content: str) -> Json:
+    """A response that tells the model what went wrong with its call."""
     return {"call_id": call["call_id"], "tool_name": call["tool_name"], "content": content, "metadata": {"error": True}}

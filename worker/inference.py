@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from shared.clock import Stamps
 from shared.events import Json, StepComplete, StepProgress, StepStart
+from shared.fold import HELD_REPLY
 from shared.ids import new_step_id
 from worker.journal import TurnWriter
 from worker.providers.inference import (
@@ -34,10 +35,17 @@ class Reply:
 
 
 def run_inference(
-    writer: TurnWriter, *, provider: InferenceProvider, request: ChatRequest, stamps: Stamps, last_one: bool
+    writer: TurnWriter,
+    *,
+    provider: InferenceProvider,
+    request: ChatRequest,
+    stamps: Stamps,
+    last_one: bool,
+    held: bool = False,
 ) -> None:
     """One step from start to end. `last_one`: the turn may not ask again, so it ends with this reply.
 
+    `held`: nothing of the reply is shown; it goes into the private record, and the step stays open for `show_reply`.
     Raises ProviderError; the caller then ends the turn. Leaving by any exception closes the connection.
     """
     step_id, started_at, reply = new_step_id(), stamps.next(), Reply()
@@ -46,14 +54,14 @@ def run_inference(
     try:
         for number, delta in enumerate(deltas):
             shown = _HANDLERS[type(delta)](reply, delta)
-            if shown is not None:
+            if shown is not None and not held:
                 writer.emit(StepProgress(step_type=STEP, step_id=step_id, delta=shown))
             if number % _DELTAS_PER_SHARE == 0:
                 # A provider that is always ahead would let neither the journal nor other turns run.
                 time.sleep(0)
     finally:
         deltas.close()  # type: ignore[attr-defined]
-    writer.emit(StepComplete(step_type=STEP, step_id=step_id, step_details={
+    details: Json = {
         "step_type": STEP,
         "step_id": step_id,
         "turn_id": writer.ref.turn_id,
@@ -61,7 +69,23 @@ def run_inference(
         "completed_at": stamps.next(),
         "model_response": _message(reply, last_one),
         "usage": reply.usage,
-    }))  # fmt: skip
+    }
+    if held:
+        writer.note(HELD_REPLY, {"step_id": step_id, "step_details": details})
+    else:
+        writer.emit(StepComplete(step_type=STEP, step_id=step_id, step_details=details))
+
+
+def show_reply(writer: TurnWriter, details: Json) -> None:
+    """Finish the step of a held reply with all that the model wrote."""
+    step_id, reply = details["step_id"], details["model_response"]
+    deltas = [{"type": "text", "text": reply["content"]}] if reply["content"] else []
+    for call in reply["tool_calls"]:
+        readable = "succeeded" if isinstance(call["arguments"], dict) else "failed"
+        deltas.append({"type": "tool_call", "parse_status": readable, "tool_call": call})
+    for delta in deltas:
+        writer.emit(StepProgress(step_type=STEP, step_id=step_id, delta=delta))
+    writer.emit(StepComplete(step_type=STEP, step_id=step_id, step_details=details))
 
 
 def _message(reply: Reply, last_one: bool) -> Json:

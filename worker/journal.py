@@ -8,10 +8,11 @@ import logging
 from collections.abc import Iterable
 
 import gevent
+import orjson
 from gevent.event import Event as Signal
 
 from shared.errors import LogError, StoreError, TailMismatch
-from shared.events import Event, StepProgress
+from shared.events import Event, Json, StepProgress
 from shared.fold import TurnState
 from shared.ids import TurnRef
 from shared.log.turn_log import Claim, TurnLog, Write, Written
@@ -40,6 +41,7 @@ class TurnWriter:
         self._last = claim.last
         self._private_last = claim.private_last
         self._pending: list[Event] = []
+        self._notes: list[tuple[str, bytes]] = []
         self._sent: Write | None = None
         self._lost: LogError | None = None
         self._idle = Signal()
@@ -59,6 +61,15 @@ class TurnWriter:
         self._idle.clear()
         self._journal.wake(self)
 
+    def note(self, kind: str, payload: Json) -> None:
+        """Take a private record into the state and have it written, with the events around it or before them."""
+        if self._lost is not None:
+            raise self._lost
+        self._notes.append((kind, orjson.dumps(payload)))
+        self.state.note(kind, payload)
+        self._idle.clear()
+        self._journal.wake(self)
+
     def settle(self) -> None:
         """Wait until all that was emitted is in the store."""
         self._idle.wait()
@@ -75,10 +86,16 @@ class TurnWriter:
 
     def begin(self) -> Write | None:
         """The next batch, or the one in doubt again. Called by the journal only."""
-        if self._sent is None and self._pending:
+        if self._sent is None and (self._pending or self._notes):
             events, self._pending = self._pending, []
+            notes, self._notes = self._notes, []
             self._sent = Write(
-                ref=self.ref, token=self.token, last=self._last, private_last=self._private_last, events=events
+                ref=self.ref,
+                token=self.token,
+                last=self._last,
+                private_last=self._private_last,
+                events=events,
+                private=notes,
             )
         return self._sent
 
@@ -87,7 +104,7 @@ class TurnWriter:
         sent = self._sent
         if sent is None:
             return
-        if isinstance(result, TailMismatch) and result.last == sent.last + len(sent.events):
+        if isinstance(result, TailMismatch) and (result.last, result.private_last) == _end_of(sent):
             # The reply to an earlier try was lost; the batch is in the log.
             result = Written(result.last, result.private_last, False)
         if isinstance(result, LogError):
@@ -97,7 +114,7 @@ class TurnWriter:
             self._after(result)
 
     def _after(self, result: Written) -> None:
-        if self._pending:
+        if self._pending or self._notes:
             self._journal.wake(self)
         else:
             self._idle.set()
@@ -106,7 +123,7 @@ class TurnWriter:
 
     def _lose(self, error: LogError) -> None:
         self._lost = error
-        self._pending, self._sent = [], None
+        self._pending, self._notes, self._sent = [], [], None
         self._idle.set()
         # The turn may be waiting for a provider that says nothing.
         self._interrupts.ask(LeaseLost())
@@ -183,6 +200,11 @@ class Journal:
         self._refused.difference_update(writers)
         for writer in writers:
             self.wake(writer)
+
+
+def _end_of(write: Write) -> tuple[int, int]:
+    """Where the log ends once a batch is in it."""
+    return write.last + len(write.events), write.private_last + len(write.private)
 
 
 def _merge(before: Event, event: Event) -> StepProgress | None:

@@ -31,6 +31,8 @@ from worker.providers.inference import InferenceProvider
 from worker.reaper import Reaper
 from worker.registrar import Registrar
 from worker.router import Router
+from worker.shields import Shields
+from worker.toolbox import Toolbox
 from worker.turn import TurnRun, TurnTools
 from worker.vital import spawn_vital
 
@@ -71,6 +73,8 @@ class Runtime:
             journal=self._journal,
             history=History(sessions=sessions, archive=RedisArchive(reader=reader)),
             router=router,
+            shields=Shields(),
+            toolbox=Toolbox(),
             hints=hints,
         )
         self._heartbeat = Heartbeat(

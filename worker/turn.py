@@ -15,6 +15,7 @@ from shared.errors import LogError, ProviderError, StoreError
 from shared.events import (
     Event,
     Json,
+    OutputRetracted,
     StepAbandoned,
     StepComplete,
     StepStart,
@@ -24,26 +25,44 @@ from shared.events import (
     TurnFailed,
     TurnStart,
 )
-from shared.fold import TurnState, fold
+from shared.fold import OpenStep, TurnState, fold, withheld
 from shared.hints import Hints
 from shared.ids import TurnRef, new_step_id
 from shared.log.reader import LogReader
 from shared.log.turn_log import Claim, TurnLog
 from shared.status import TurnStatus
 from worker.context import chat_messages
-from worker.decide import Abandon, AwaitClient, CompleteTools, Finish, Infer, next_action
+from worker.decide import (
+    ASSISTANT_OUTPUT,
+    Abandon,
+    AwaitClient,
+    CompleteTools,
+    Finish,
+    Infer,
+    OpenTools,
+    RunShields,
+    RunTools,
+    ShowReply,
+    held_back,
+    next_action,
+    output_messages,
+)
 from worker.history import History
-from worker.inference import run_inference
+from worker.inference import run_inference, show_reply
 from worker.interrupts import CancelAsked, Draining, Interrupts, LeaseLost
 from worker.journal import Journal, TurnWriter
 from worker.providers.inference import ChatRequest
 from worker.router import Router
+from worker.shields import Shields
+from worker.tool_calls import run_calls
+from worker.toolbox import BoundTool, Toolbox
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 TOOLS = "tool_execution"
+SHIELDS = "shield_call"
 _STORE_RETRY_S = (0.1, 0.2, 0.5, 1.0)
 
 
@@ -56,6 +75,8 @@ class TurnTools:
     journal: Journal
     history: History
     router: Router
+    shields: Shields
+    toolbox: Toolbox
     hints: Hints
 
 
@@ -73,6 +94,7 @@ class TurnRun:
         self.writer: TurnWriter = tools.journal.open(claim, self._state, interrupts)
         self._stamps = Stamps(after=self._state.last_time)
         self._past: list[Json] | None = None
+        self._bound: dict[str, BoundTool] | None = None
 
     @property
     def ref(self) -> TurnRef:
@@ -107,21 +129,36 @@ class TurnRun:
     def _advance(self) -> bool:
         """Do what comes next; False when the turn rests or has ended."""
         self._interrupts.check()
-        match next_action(self._state):
+        match next_action(self._state, self._server_tools()):
             case Abandon(step):
                 self.writer.emit(StepAbandoned(
                     step_type=step.step_type, step_id=step.step_id, reason="The worker that ran it was lost."
                 ))  # fmt: skip
+            case RunShields(touchpoint, shields, messages):
+                self._run_shields(touchpoint, shields, messages)
             case Infer():
                 self._infer()
-            case CompleteTools(calls, responses):
-                self._complete_tools(calls, responses)
+            case ShowReply(held):
+                self._show_reply(held["step_details"])
+            case OpenTools():
+                self.writer.emit(
+                    StepStart(step_type=TOOLS, step_id=new_step_id(), started_at=self._stamps.next(), metadata={})
+                )
+            case RunTools(step, calls):
+                run_calls(self.writer, self._interrupts, step=step, calls=calls, tools=self._server_tools())
+            case CompleteTools(step, calls, responses):
+                self._complete_tools(step, calls, responses)
             case AwaitClient(calls):
                 return self._await_client(calls)
             case Finish():
                 self._end(TurnStatus.COMPLETED, self._completed())
                 return False
         return True
+
+    def _server_tools(self) -> dict[str, BoundTool]:
+        if self._bound is None:
+            self._bound = self._tools.toolbox.resolve(self._state.config.get("toolgroups") or [])
+        return self._bound
 
     def _infer(self) -> None:
         config, done = self._state.config, len(self._state.inference_steps)
@@ -131,7 +168,7 @@ class TurnRun:
             request = ChatRequest(
                 model=model,
                 messages=chat_messages(history, self._state),
-                tools=config.get("client_tools") or (),
+                tools=[*(config.get("client_tools") or ()), *(b.described() for b in self._server_tools().values())],
                 tool_choice=_tool_choice(config, first=done == 0),
                 sampling_params=config.get("sampling_params") or {},
                 response_format=config.get("response_format"),
@@ -142,7 +179,63 @@ class TurnRun:
                 request=request,
                 stamps=self._stamps,
                 last_one=done + 1 >= config["max_infer_iters"],
+                held=held_back(self._state),
             )
+
+    def _object_to(self, shields: list[str], messages: list[Json]) -> Json | None:
+        with self._interrupts.open():
+            on_error = self._state.config.get("shield_on_error", "block")
+            return self._tools.shields.run(shields, messages, on_error=on_error)
+
+    def _run_shields(self, touchpoint: str, shields: list[str], messages: list[Json]) -> None:
+        """One step for all shields of a touch point."""
+        shown = self._state.inference_steps[-1]["step_id"] if touchpoint == ASSISTANT_OUTPUT else None
+        step = self._open_shield_step(touchpoint)
+        try:
+            violation = self._object_to(shields, messages)
+        except ProviderError:
+            if shown is not None:
+                self.writer.emit(OutputRetracted(step_id=shown, reason="A shield could not look at it."))
+            raise
+        if violation is not None and shown is not None:
+            self.writer.emit(OutputRetracted(step_id=shown, reason="A shield objected to it."))
+        self._close_shield_step(step, violation)
+
+    def _show_reply(self, details: Json) -> None:
+        """Nothing of a held reply is written before its shields have looked at it.
+
+        The two steps are emitted in one go and so land in one batch: no taker-over finds a reply that was passed, or
+        withheld, without the verdict.
+        """
+        messages = output_messages(self._state, details["model_response"])
+        violation = self._object_to(self._state.config["output_shields"], messages)
+        show_reply(self.writer, details if violation is None else withheld(details))
+        self._close_shield_step(self._open_shield_step(ASSISTANT_OUTPUT), violation)
+
+    def _open_shield_step(self, touchpoint: str) -> StepStart:
+        step = StepStart(
+            step_type=SHIELDS,
+            step_id=new_step_id(),
+            started_at=self._stamps.next(),
+            metadata={"touchpoint": touchpoint},
+        )
+        self.writer.emit(step)
+        return step
+
+    def _close_shield_step(self, step: StepStart, violation: Json | None) -> None:
+        details = self._details(SHIELDS, step.step_id, step.started_at)
+        details |= {"violation": violation, "metadata": step.metadata}
+        self.writer.emit(StepComplete(step_type=SHIELDS, step_id=step.step_id, step_details=details))
+
+    def _details(self, step_type: str, step_id: str, started_at: str) -> Json:
+        """What every finished step has."""
+        return {
+            "step_type": step_type,
+            "step_id": step_id,
+            "turn_id": self.ref.turn_id,
+            "started_at": started_at,
+            "completed_at": self._stamps.next(),
+        }
 
     def _history(self) -> list[Json]:
         if self._past is None:
@@ -150,25 +243,13 @@ class TurnRun:
             self._past = until_stored(read, self._interrupts)
         return self._past
 
-    def _complete_tools(self, calls: list[Json], responses: list[Json]) -> None:
-        step = self._state.open_step
-        step_id = step.step_id if step else new_step_id()
-        started_at = step.started_at if step else self._stamps.next()
-        if step is None:
-            self.writer.emit(StepStart(step_type=TOOLS, step_id=step_id, started_at=started_at, metadata={}))
-        self.writer.emit(StepComplete(step_type=TOOLS, step_id=step_id, step_details={
-            "step_type": TOOLS,
-            "step_id": step_id,
-            "turn_id": self.ref.turn_id,
-            "started_at": started_at,
-            "completed_at": self._stamps.next(),
-            "tool_calls": calls,
-            "tool_responses": responses,
-        }))  # fmt: skip
+    def _complete_tools(self, step: OpenStep, calls: list[Json], responses: list[Json]) -> None:
+        details = self._details(TOOLS, step.step_id, step.started_at)
+        details |= {"tool_calls": calls, "tool_responses": responses}
+        self.writer.emit(StepComplete(step_type=TOOLS, step_id=step.step_id, step_details=details))
 
     def _await_client(self, calls: list[Json]) -> bool:
-        step = StepStart(step_type=TOOLS, step_id=new_step_id(), started_at=self._stamps.next(), metadata={})
-        write = self.writer.last_write(step, TurnAwaitingInput(turn_id=self.ref.turn_id, tool_calls=calls))
+        write = self.writer.last_write(TurnAwaitingInput(turn_id=self.ref.turn_id, tool_calls=calls))
         call_ids = [call["call_id"] for call in calls]
         if not until_stored(lambda: self._tools.log.pause(write, call_ids=call_ids)):
             raise CancelAsked

@@ -1,112 +1,28 @@
 """Turns run by the real loop against a real store; the provider is the scripted one."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 import gevent
 import orjson
 import pytest
-from celery import Celery
-from logkit import LogKit, delta, opened
+from logkit import delta
+from turnkit import Bench, turn_bench
 
-from shared.clock import now_iso
 from shared.errors import StoreError
-from shared.events import StepStart, TurnResumed
-from shared.hints import Hints
+from shared.events import StepStart
 from shared.ids import TurnRef, new_token
-from shared.log.archive import RedisArchive
-from shared.registry import RegisteredModel
 from shared.status import TurnStatus
-from worker.history import History
 from worker.interrupts import CancelAsked, Draining, Interrupts
-from worker.journal import Journal
-from worker.providers.scripted import ScriptedConfig, ScriptedInference
-from worker.router import Router
-from worker.turn import TurnRun, TurnTools, until_stored
+from worker.turn import TurnRun, until_stored
 
 Json = dict[str, Any]
-
-LOOK = {"name": "look", "parameters": [{"name": "at", "parameter_type": "str", "required": True}]}
-RULES = [
-    {"match": "use both", "tool_calls": [{"tool_name": "look", "arguments": {"at": "x"}}] * 2},
-    {"match": "use unknown", "tool_calls": [{"tool_name": "nothing", "arguments": {}}]},
-    {"match": "there is no tool", "role": "tool", "text": "I am sorry."},
-    {"match": "seen", "role": "tool", "text": "I have seen it."},
-    {"match": "use look", "tool_calls": [{"tool_name": "look", "arguments": {"at": "x", "depth": 3}}]},
-    {"match": "break", "error": {"status": 500, "message": "out of order"}},
-    {"match": "slowly", "text": "one two three four five", "token_ms": 200},
-]
-
-
-class NoHints(Hints):
-    """Counts hints in place of a broker: what is tested here sends them to nobody."""
-
-    def __init__(self) -> None:
-        super().__init__(app=Celery())
-        self.sent: list[TurnRef] = []
-
-    def send(self, ref: TurnRef) -> None:
-        self.sent.append(ref)
-
-
-@dataclass
-class Bench:
-    kit: LogKit
-    tools: TurnTools
-    hints: NoHints
-
-    def config(self, **extra: Any) -> Json:
-        return {"model": "scripted", "instructions": "", "max_infer_iters": 10, "client_tools": [LOOK], **extra}
-
-    def run(self, ref: TurnRef) -> TurnRun:
-        turn = self.claim(ref)
-        turn.run()
-        return turn
-
-    def claim(self, ref: TurnRef) -> TurnRun:
-        claim = self.tools.log.claim(ref, token=new_token(), worker="w")
-        return TurnRun(claim=claim, tools=self.tools, interrupts=Interrupts())
-
-    def turn(self, ref: TurnRef) -> Json:
-        return self.kit.reader.state(ref).as_turn()
-
-    def answer(self, ref: TurnRef, call: Json, content: str) -> None:
-        response = {"call_id": call["call_id"], "tool_name": call["tool_name"], "content": content}
-        event = TurnResumed(turn_id=ref.turn_id, tool_responses=[response], resumed_at=now_iso())
-        self.tools.log.resume(ref, event=event, call_ids=[call["call_id"]], digest="d")
-
-    def submit(self, text: str, **config: Any) -> TurnRef:
-        return self.kit.accept(text=text, config=self.config(**config))
 
 
 @pytest.fixture
 def bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
-    with opened(redis_url, key_prefix) as kit:
-        script = ScriptedConfig.model_validate({"models": ["scripted"], "rules": RULES})
-        provider = ScriptedInference(provider_id="play", config=script, sleep=gevent.sleep)
-        router = Router(providers={"play": provider})
-        router.update([
-            RegisteredModel(
-                identifier="scripted",
-                model_type="llm",
-                provider_ids=["play"],
-                resource_ids={"play": "scripted"},
-            )
-        ], complete=True)  # fmt: skip
-        journal, hints = Journal(log=kit.log_with(now_us=None)), NoHints()
-        journal.start()
-        archive = RedisArchive(reader=kit.reader)
-        tools = TurnTools(
-            log=kit.log_with(now_us=None),
-            reader=kit.reader,
-            journal=journal,
-            history=History(sessions=kit.sessions, archive=archive),
-            router=router,
-            hints=hints,
-        )
-        yield Bench(kit, tools, hints)
-        journal.stop()
+    with turn_bench(redis_url, key_prefix) as bench:
+        yield bench
 
 
 def test_a_turn_runs_to_its_answer(bench: Bench) -> None:
@@ -277,7 +193,7 @@ def test_a_cancel_that_comes_before_the_pause_ends_the_turn_as_its_log_tells_it(
     turn.writer.settle()
     bench.tools.log.cancel(ref, reason="enough")
     turn.run()
-    assert bench.kit.types(ref)[-2:] == ["step_complete", "turn_canceled"]
+    assert bench.kit.types(ref)[-2:] == ["step_start", "turn_canceled"]
     assert snapshot(bench, ref) == orjson.loads(orjson.dumps(bench.turn(ref)))
 
 

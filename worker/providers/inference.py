@@ -35,7 +35,8 @@ class ChatRequest:
     `content` is a string, a content item (`{type: text, text}` or `{type: image, image: {url: {uri}} |
     {data}}`) or a list of them; an assistant message may carry `tool_calls` (`{call_id, tool_name,
     arguments, arguments_json}`) and a tool message has `call_id`.
-    `tools` are `{name, description?, parameters?: [{name, parameter_type, description, required, default?}]}`.
+    `tools` are `{name, description?, parameters?: [{name, parameter_type, description, required, default?}]}`, or
+    with `input_schema`, a JSON Schema, in place of the parameters.
     `tool_choice` is auto, required, none or a tool's name. `sampling_params` and `response_format` are the
     agent's, as validated by the API (`shared.types.agents`).
     """

@@ -1,6 +1,7 @@
 """Describes tools to a model as functions with a JSON schema."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from worker.providers.inference import Json
@@ -28,15 +29,18 @@ _PARAMETER_KEYS = ("name", "parameter_type", "description", "required", "default
 
 
 def tool_json(tool: Json) -> Json:
-    """A tool (`{name, description?, parameters?}`) as an OpenAI function."""
-    parameters = tool.get("parameters") or ()
-    schema: Json = {
+    """A tool (`{name, description?, parameters? | input_schema?}`) as an OpenAI function."""
+    schema = tool.get("input_schema") or _object_schema(tool.get("parameters") or ())
+    function = {"name": tool["name"], "description": tool.get("description") or "", "parameters": schema}
+    return {"type": "function", "function": function}
+
+
+def _object_schema(parameters: Sequence[Json]) -> Json:
+    return {
         "type": "object",
         "properties": {parameter["name"]: parameter_schema(parameter) for parameter in parameters},
         "required": [parameter["name"] for parameter in parameters if parameter.get("required", True)],
     }
-    function = {"name": tool["name"], "description": tool.get("description") or "", "parameters": schema}
-    return {"type": "function", "function": function}
 
 
 def parameter_schema(parameter: Json) -> Json:

@@ -1,0 +1,169 @@
+"""The real turn loop on a real store: a scripted model, shields by a denylist, and tools that keep a record."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import gevent
+from celery import Celery
+from logkit import LogKit, opened
+
+from shared.clock import now_iso
+from shared.events import TurnResumed
+from shared.hints import Hints
+from shared.ids import TurnRef, new_token
+from shared.log.archive import RedisArchive
+from shared.registry import RegisteredModel
+from worker.history import History
+from worker.interrupts import Interrupts
+from worker.journal import Journal
+from worker.providers.safety_denylist import DenylistConfig, DenylistSafety
+from worker.providers.scripted import ScriptedConfig, ScriptedInference
+from worker.providers.tools import Replay, Tool, ToolGroup, ToolProvider, ToolResult
+from worker.router import Router
+from worker.shields import ServedShield, Shields
+from worker.toolbox import BoundTool, Toolbox
+from worker.turn import TurnRun, TurnTools
+
+Json = dict[str, Any]
+
+LOOK = {"name": "look", "parameters": [{"name": "at", "parameter_type": "str", "required": True}]}
+RULES = [
+    {"match": "use both", "tool_calls": [{"tool_name": "look", "arguments": {"at": "x"}}] * 2},
+    {"match": "use unknown", "tool_calls": [{"tool_name": "nothing", "arguments": {}}]},
+    {"match": "there is no tool", "role": "tool", "text": "I am sorry."},
+    {"match": "seen", "role": "tool", "text": "I have seen it."},
+    {"match": "use look", "tool_calls": [{"tool_name": "look", "arguments": {"at": "x", "depth": 3}}]},
+    {"match": "break", "error": {"status": 500, "message": "out of order"}},
+    {"match": "slowly", "text": "one two three four five", "token_ms": 200},
+    {"match": "book", "role": "user", "tool_calls": [{"tool_name": "book", "arguments": {"seat": "4a"}}]},
+    {
+        "match": "read twice",
+        "role": "user",
+        "tool_calls": [{"tool_name": "read", "arguments": {"seat": "4a"}}, {"tool_name": "read", "arguments": {}}],
+    },
+    {
+        "match": "mix",
+        "role": "user",
+        "tool_calls": [
+            {"tool_name": "look", "arguments": {"at": "x"}},
+            {"tool_name": "book", "arguments": {"seat": "1"}},
+        ],
+    },
+    {"match": "", "role": "tool", "text": "Told."},
+    {"match": "say the bad word", "text": "It is blue moon."},
+]
+SHIELD = {"shield_id": "words", "patterns": ["blue moon"], "message": "Let us talk of something else."}
+SEAT = {"type": "object", "properties": {"seat": {"type": "string"}}, "required": ["seat"]}
+
+
+class NoHints(Hints):
+    """Counts hints in place of a broker: what is tested here sends them to nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(app=Celery())
+        self.sent: list[TurnRef] = []
+
+    def send(self, ref: TurnRef) -> None:
+        self.sent.append(ref)
+
+
+@dataclass
+class RecordedTools(ToolProvider):
+    """`book` (not to be repeated) and `read` (safe): every call is on record. `during` runs inside each call."""
+
+    provider_id: str = "tools"
+    provider_type: str = "test::recorded"
+    calls: list[tuple[str, Json, str]] = field(default_factory=list)
+    during: Callable[[], None] = lambda: None
+
+    def list_toolgroups(self) -> list[ToolGroup]:
+        return [ToolGroup(identifier="seats")]
+
+    def list_tools(self, toolgroup_id: str) -> list[Tool]:
+        return [
+            Tool(name="book", toolgroup_id=toolgroup_id, input_schema=SEAT),
+            Tool(name="read", toolgroup_id=toolgroup_id, input_schema=SEAT, replay=Replay.SAFE),
+        ]
+
+    def register_toolgroup(self, group: ToolGroup) -> ToolGroup:
+        return group
+
+    def unregister_toolgroup(self, toolgroup_id: str) -> None:
+        pass
+
+    def invoke(self, tool: Tool, arguments: Json, *, idempotency_key: str) -> ToolResult:
+        self.calls.append((tool.name, arguments, idempotency_key))
+        self.during()
+        return ToolResult(content=f"{tool.name} {arguments['seat']}")
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Bench:
+    """A worker's parts, and what a test does with them."""
+
+    kit: LogKit
+    tools: TurnTools
+    hints: NoHints
+    seats: RecordedTools
+
+    def config(self, **extra: Any) -> Json:
+        return {"model": "scripted", "instructions": "", "max_infer_iters": 10, "client_tools": [LOOK], **extra}
+
+    def run(self, ref: TurnRef) -> TurnRun:
+        turn = self.claim(ref)
+        turn.run()
+        return turn
+
+    def claim(self, ref: TurnRef) -> TurnRun:
+        claim = self.tools.log.claim(ref, token=new_token(), worker="w")
+        return TurnRun(claim=claim, tools=self.tools, interrupts=Interrupts())
+
+    def turn(self, ref: TurnRef) -> Json:
+        return self.kit.reader.state(ref).as_turn()
+
+    def answer(self, ref: TurnRef, call: Json, content: str) -> None:
+        response = {"call_id": call["call_id"], "tool_name": call["tool_name"], "content": content}
+        event = TurnResumed(turn_id=ref.turn_id, tool_responses=[response], resumed_at=now_iso())
+        self.tools.log.resume(ref, event=event, call_ids=[call["call_id"]], digest="d")
+
+    def submit(self, text: str, **config: Any) -> TurnRef:
+        return self.kit.accept(text=text, config=self.config(**config))
+
+
+@contextmanager
+def turn_bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
+    """A bench on a store, under keys of its own."""
+    with opened(redis_url, key_prefix) as kit:
+        journal, hints, seats = Journal(log=kit.log_with(now_us=None)), NoHints(), RecordedTools()
+        denylist = DenylistSafety(provider_id="deny", config=DenylistConfig.model_validate({"shields": [SHIELD]}))
+        tools = TurnTools(
+            log=kit.log_with(now_us=None),
+            reader=kit.reader,
+            journal=journal,
+            history=History(sessions=kit.sessions, archive=RedisArchive(reader=kit.reader)),
+            router=_router(),
+            shields=Shields(),
+            toolbox=Toolbox(),
+            hints=hints,
+        )
+        tools.shields.update({s.identifier: ServedShield(denylist, s) for s in denylist.list_shields()})
+        tools.toolbox.update({"seats": [BoundTool(seats, tool) for tool in seats.list_tools("seats")]})
+        journal.start()
+        yield Bench(kit, tools, hints, seats)
+        journal.stop()
+        denylist.close()
+
+
+def _router() -> Router:
+    script = ScriptedConfig.model_validate({"models": ["scripted"], "rules": RULES})
+    router = Router(providers={"play": ScriptedInference(provider_id="play", config=script, sleep=gevent.sleep)})
+    model = RegisteredModel(
+        identifier="scripted", model_type="llm", provider_ids=["play"], resource_ids={"play": "scripted"}
+    )
+    router.update([model], complete=True)
+    return router

@@ -1,0 +1,70 @@
+"""Runs shields: those of a touch point at once, each by the provider that has it."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gevent
+
+from shared.errors import ProviderError
+from shared.events import Json
+from worker.providers.safety import SafetyProvider, Shield
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedShield:
+    """A shield and the instance that runs it."""
+
+    provider: SafetyProvider
+    shield: Shield
+
+
+class Shields:
+    """Finds shields by what the providers listed last."""
+
+    def __init__(self) -> None:
+        self._served: dict[str, ServedShield] = {}
+
+    def update(self, served: dict[str, ServedShield]) -> None:
+        """What is served from now on, by identifier."""
+        self._served = served
+
+    def run(self, identifiers: Sequence[str], messages: Sequence[Json], *, on_error: str = "block") -> Json | None:
+        """The first objection in the order of `identifiers`, as Llama Stack's `SafetyViolation`, or None.
+
+        A shield that fails blocks (raises its ProviderError), or with `on_error: allow` lets pass.
+        """
+        looks = [gevent.spawn(self._look, identifier, messages) for identifier in identifiers]
+        try:
+            gevent.joinall(looks)
+        finally:
+            gevent.killall(looks)
+        outcomes = [look.get() for look in looks]
+        for outcome in outcomes:
+            if isinstance(outcome, dict):
+                return outcome
+        failed = next((outcome for outcome in outcomes if isinstance(outcome, ProviderError)), None)
+        if failed is not None and on_error == "block":
+            raise failed
+        return None
+
+    def _look(self, identifier: str, messages: Sequence[Json]) -> Json | ProviderError | None:
+        try:
+            served = self._find(identifier)
+            violation = served.provider.run_shield(served.shield, messages)
+        except ProviderError as error:
+            logger.warning("shield %s failed: %s", identifier, error)
+            return error
+        return None if violation is None else violation.as_json()
+
+    def _find(self, identifier: str) -> ServedShield:
+        if identifier in self._served:
+            return self._served[identifier]
+        known = ", ".join(sorted(self._served)) or "none"
+        raise ProviderError(
+            f"No provider runs the shield '{identifier}' now. Known: {known}.",
+            provider_id="",
+            code="shield_not_found",
+        )
