@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,7 +56,8 @@ class McpServer:
         return f"http://127.0.0.1:{self.port}/mcp"
 
     def seen(self, what: str) -> list[Any]:
-        """Everything of one kind that the server has noted, in order: `call`, `cancelled`, `key`, `authorization`."""
+        """Everything of one kind that the server has noted, in order: `call`, `cancelled`, `key`, `authorization`,
+        and `session` for each request."""
         if not self._journal.exists():
             return []
         notes = [json.loads(line) for line in self._journal.read_text().splitlines()]
@@ -174,10 +176,10 @@ def app(options: argparse.Namespace) -> Any:
         os._exit(1)
 
     inner = server.streamable_http_app(json_response=options.json_response)
-    return _guarded(inner, token=options.token, legacy=options.legacy)
+    return _guarded(inner, token=options.token, legacy=options.legacy, note=note)
 
 
-def _guarded(inner: Any, *, token: str | None, legacy: bool) -> Any:
+def _guarded(inner: Any, *, token: str | None, legacy: bool, note: Callable[[str, Any], None]) -> Any:
     """Asks for the token, and knows no `server/discover` where it shall be an old server."""
 
     async def guarded(scope: Any, receive: Any, send: Any) -> None:
@@ -185,6 +187,7 @@ def _guarded(inner: Any, *, token: str | None, legacy: bool) -> Any:
             await inner(scope, receive, send)
             return
         headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
+        note("session", headers.get("mcp-session-id"))
         if token is not None and headers.get("authorization") != f"Bearer {token}":
             said = f"who are you, {headers.get('authorization')}?"
             await _answer(send, 401, {"detail": said})
