@@ -90,7 +90,7 @@ def http_rig() -> Iterator[Rig]:
         replay = {"replay": "safe"} if name == "add" else {}
         url = f"http://127.0.0.1:{port}/{name}"
         headers = {"Authorization": f"Bearer {SECRET}"}
-        return {"name": name, "url": url, "parameters": SCHEMAS[name], "headers": headers, "timeout_s": 2, **replay}
+        return {"name": name, "url": url, "parameters": SCHEMAS[name], "headers": headers, "timeout_s": 3, **replay}
 
     provider = built("remote::http", {"tools": [tool(name) for name in SCHEMAS], "max_result_kb": 8})
     yield Rig(
@@ -106,7 +106,7 @@ def http_rig() -> Iterator[Rig]:
 def mcp_rig(*, legacy: bool) -> Iterator[Rig]:
     with McpServer(token=SECRET, legacy=legacy) as server:
         headers = {"Authorization": f"Bearer {SECRET}"}
-        config = {"uri": server.uri, "headers": headers, "timeout_s": 2, "max_result_kb": 8}
+        config = {"uri": server.uri, "headers": headers, "timeout_s": 3, "max_result_kb": 8}
         provider = built("remote::mcp", config)
         yield Rig(provider=provider, stop=server.stop, start=server.start, keys=lambda: server.seen("key"))
         provider.close()
@@ -192,7 +192,7 @@ def test_a_call_without_result_in_time_has_an_unknown_outcome(rig: Rig) -> None:
     error = rig.fault(rig.tool("hang"))
     assert (error.code, error.retryable) == ("tool_timeout", True)
     assert error.code not in NOT_EXECUTED
-    assert "within 2 s (`timeout_s`)" in error.message
+    assert "within 3 s (`timeout_s`)" in error.message
     assert rig.call("add", a=1, b=2) == ("3", False)
 
 

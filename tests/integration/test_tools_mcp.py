@@ -1,10 +1,11 @@
 """`remote::mcp` against real servers: sessions, cancelling, and the child process behind it."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -168,7 +169,7 @@ def test_a_child_that_dies_fails_its_calls_and_another_is_started() -> None:
 
 def test_a_child_that_is_wedged_is_replaced() -> None:
     bridge = McpBridge(grace_s=0.2)
-    with McpServer() as server, provider(server.uri, bridge=bridge, timeout_s=2) as one:
+    with McpServer() as server, provider(server.uri, bridge=bridge, timeout_s=3) as one:
         call(one, "add", a=1, b=2)
         wedged = bridge.pid
         assert wedged is not None
@@ -262,7 +263,7 @@ class FaultyMcp(FakeTools):
     def __init__(self) -> None:
         super().__init__()
         self.replies["/mcp"] = self._reply
-        self.tools: dict[str, Reply] = {}
+        self.tools: dict[str, Reply | Callable[[Request], Reply]] = {}
 
     @property
     def uri(self) -> str:
@@ -281,7 +282,8 @@ class FaultyMcp(FakeTools):
             case "tools/list":
                 return rpc(message, {"tools": []})
             case "tools/call":
-                return self.tools.get(message["params"]["name"]) or rpc(message, {"content": []})
+                reply = self.tools.get(message["params"]["name"]) or rpc(message, {"content": []})
+                return reply(request) if callable(reply) else reply
             case "server/discover":
                 return answer({"detail": "Not Found"}, status=404)
         return answer("", status=202)
@@ -309,8 +311,8 @@ FAULTS: list[tuple[Reply, str, bool, str]] = [
     (answer({"hello": "world"}), "tool_bad_response", False, "does not fit the protocol"),
     (Stream(pieces=(b'{"jsonrpc"',), end="cut", content_type="application/json"), "tool_interrupted", True, "cut the"),
     (Stream(pieces=(b": hm\n\n",), end="cut"), "tool_interrupted", True, "cut the connection"),
-    (Stream(pieces=(), hang_before_head=True), "tool_timeout", True, "gave no result within 1 s (`timeout_s`)"),
-    (Stream(pieces=(b": hm\n\n",), end="hang"), "tool_timeout", True, "gave no result within 1 s (`timeout_s`)"),
+    (Stream(pieces=(), hang_before_head=True), "tool_timeout", True, "gave no result within 2 s (`timeout_s`)"),
+    (Stream(pieces=(b": hm\n\n",), end="hang"), "tool_timeout", True, "gave no result within 2 s (`timeout_s`)"),
 ]
 
 
@@ -318,7 +320,7 @@ FAULTS: list[tuple[Reply, str, bool, str]] = [
 def test_each_fault_of_a_call(faulty: FaultyMcp, reply: Reply, code: str, retryable: bool, words: str) -> None:
     faulty.tools["add"] = reply
     headers = {"X-Api-Key": SECRET}
-    with provider(faulty.uri, timeout_s=1, headers=headers) as one:
+    with provider(faulty.uri, timeout_s=2 if code == "tool_timeout" else 20, headers=headers) as one:
         error = fault(one)
         assert (error.code, error.retryable) == (code, retryable)
         assert words in error.message
@@ -329,8 +331,8 @@ def test_each_fault_of_a_call(faulty: FaultyMcp, reply: Reply, code: str, retrya
 
 
 def test_one_call_that_fails_takes_no_other_with_it(faulty: FaultyMcp) -> None:
-    faulty.tools["slow"] = Stream(
-        pieces=(b": wait\n\n", b'data: {"jsonrpc": "2.0", "id": 0, "result": {"content": []}}\n\n'), between_s=0.5
+    faulty.tools["slow"] = lambda request: Stream(
+        pieces=(b": wait\n\n", b"data: " + result_of(request) + b"\n\n"), between_s=0.5
     )
     faulty.tools["cut"] = Stream(pieces=(), end="cut", content_type="application/json")
     with provider(faulty.uri) as one:
@@ -338,6 +340,25 @@ def test_one_call_that_fails_takes_no_other_with_it(faulty: FaultyMcp) -> None:
         wait_in_gevent(lambda: any(b'"slow"' in request.body for request in faulty.requests))
         assert [fault(one, "cut").code for _ in range(3)] == ["tool_interrupted"] * 3
         assert slow.get(timeout=10).content == ""
+
+
+def test_a_lost_session_takes_no_call_with_it_that_is_under_way(faulty: FaultyMcp) -> None:
+    lost = [answer({"detail": "no such session"}, status=404)]
+    faulty.tools["lost"] = lambda request: lost.pop() if lost else rpc(request.json, {"content": []})
+    faulty.tools["slow"] = lambda request: Stream(
+        pieces=(b": wait\n\n", b"data: " + result_of(request) + b"\n\n"), between_s=0.5
+    )
+    with provider(faulty.uri) as one:
+        slow = gevent.spawn(call, one, "slow")
+        wait_in_gevent(lambda: any(b'"slow"' in request.body for request in faulty.requests))
+        assert call(one, "lost").content == ""
+        assert slow.get(timeout=10).content == ""
+        # The old session is left then.
+        wait_in_gevent(lambda: any(request.method == "DELETE" for request in faulty.requests))
+
+
+def result_of(request: Request) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": request.json["id"], "result": {"content": []}}).encode()
 
 
 @pytest.mark.parametrize(

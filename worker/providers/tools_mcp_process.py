@@ -39,7 +39,10 @@ class Server:
             await self._sessions.close()
 
     def _take(self, request: Json) -> None:
-        number = request.get("id", 0)
+        if request["op"] == "forget":
+            self._sessions.forget(request["endpoint"])
+            return
+        number = request["id"]
         if request["op"] == "cancel":
             task = self._tasks.get(number)
             if task is not None:
@@ -66,7 +69,7 @@ class Server:
             return await self._sessions.list_tools(endpoint)
         if request["op"] == "call":
             return await self._sessions.call(endpoint, request["name"], request["arguments"], request["key"])
-        return await self._sessions.forget(endpoint)
+        raise ValueError(f"no such request: {request['op']}")
 
 
 async def _serve(output: IO[bytes]) -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import httpx2
@@ -40,6 +41,8 @@ class Session:
 
     def __init__(self, endpoint: Json) -> None:
         self._endpoint = endpoint
+        self._calls = 0
+        self._retired = False
         self._leave = asyncio.Event()
         self._client: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._hold())
@@ -54,8 +57,27 @@ class Session:
         # A caller that gives up takes nobody's handshake away.
         return await asyncio.shield(self._client)
 
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """One more call uses it meanwhile."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._leave_if_retired()
+
+    def retire(self) -> None:
+        """End it as soon as no call uses it any more."""
+        self._retired = True
+        self._leave_if_retired()
+
+    def _leave_if_retired(self) -> None:
+        if self._retired and not self._calls:
+            self._leave.set()
+
     async def close(self) -> None:
-        """End it, telling the server."""
+        """End it, telling the server; not for long."""
         self._leave.set()
         done, _ = await asyncio.wait([self._task], timeout=FAREWELL_S)
         if not done:
@@ -127,11 +149,11 @@ class Sessions:
         result: Json = await self._with_session(endpoint, ask)
         return result
 
-    async def forget(self, endpoint: Json) -> None:
+    def forget(self, endpoint: Json) -> None:
         """End the session with a server that is not needed any more."""
         session = self._sessions.pop(_key(endpoint), None)
         if session is not None:
-            await session.close()
+            session.retire()
 
     async def close(self) -> None:
         """End all sessions."""
@@ -152,7 +174,8 @@ class Sessions:
                     client = await session.client()
                     sent = True
                     try:
-                        return await ask(client)
+                        with session.used():
+                            return await ask(client)
                     except (MCPError, ValidationError) as error:
                         fault = fault_of(error)
                         if fault.kind == "session_lost":
@@ -175,7 +198,7 @@ class Sessions:
         """Another call may have made a new one already."""
         if self._sessions.get(_key(endpoint)) is session:
             del self._sessions[_key(endpoint)]
-            _background(session.close())
+        session.retire()
 
 
 async def listed(client: Client) -> list[Tool]:
@@ -257,12 +280,3 @@ def _max_bytes(endpoint: Json) -> int:
 
 def _key(endpoint: Json) -> str:
     return json.dumps(endpoint, sort_keys=True)
-
-
-_tasks: set[asyncio.Task[None]] = set()
-
-
-def _background(work: Any) -> None:
-    task: asyncio.Task[None] = asyncio.create_task(work)
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)

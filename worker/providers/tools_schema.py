@@ -63,7 +63,7 @@ def invalid_arguments(tool: Tool, arguments: Json) -> str | None:
     except (ValueError, TypeError):
         return None
     try:
-        problems = [_problem(error) for error in validator.iter_errors(arguments) if not _undecided(error)]
+        problems = sorted(_problem(error) for error in validator.iter_errors(arguments) if not _undecided(error))
     except ValueError as error:
         problems = [_first_line(error)]
     if not problems:
