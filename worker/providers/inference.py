@@ -8,6 +8,8 @@ from typing import Any
 
 Json = dict[str, Any]
 
+PLACE_TIMEOUT_S = 300.0
+
 
 class StopReason(StrEnum):
     """Why a model stopped, in the words of Llama Stack's `CompletionMessage.stop_reason`."""
@@ -38,7 +40,8 @@ class ChatRequest:
     `tools` are `{name, description?, parameters?: [{name, parameter_type, description, required, default?}]}`, or
     with `input_schema`, a JSON Schema, in place of the parameters.
     `tool_choice` is auto, required, none or a tool's name. `sampling_params` and `response_format` are the
-    agent's, as validated by the API (`shared.types.agents`).
+    agent's, as validated by the API (`shared.types.agents`). With `retry` false, the first fault is the last: whoever
+    asks has another instance to turn to.
     """
 
     model: str
@@ -47,6 +50,7 @@ class ChatRequest:
     tool_choice: str = "auto"
     sampling_params: Json = field(default_factory=dict)
     response_format: Json | None = None
+    retry: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +102,16 @@ class InferenceProvider(ABC):
     Instances are made once per worker process and used by many greenlets at once. Every method raises
     `shared.errors.ProviderError` (and nothing else) for a fault of the provider, with a message that names the
     instance, says what to do and holds no secret.
+
+    `max_concurrency` is how many requests a worker process may have under way there (None: any number), and
+    `place_timeout_s` how long a further one waits for its place. `max_retries` is how often a request is sent again.
     """
 
     provider_id: str
     provider_type: str
+    max_concurrency: int | None = None
+    place_timeout_s: float = PLACE_TIMEOUT_S
+    max_retries: int = 0
 
     @abstractmethod
     def list_models(self) -> list[Model]:
@@ -115,8 +125,9 @@ class InferenceProvider(ABC):
     def chat(self, request: ChatRequest) -> Iterator[Delta]:
         """Stream one reply; the last delta is `Finished`.
 
-        Retries happen inside, and only before the first delta. Closing the iterator closes the connection at
-        once. Raises `ProviderError` with code `unsupported_parameter` for what the provider cannot do.
+        Retries happen inside (unless `request.retry` is false), and only before the first delta. Closing the iterator
+        closes the connection at once. Raises `ProviderError` with code `unsupported_parameter` for what the provider
+        cannot do.
         """
 
     @abstractmethod

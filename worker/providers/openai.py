@@ -16,7 +16,7 @@ from worker.providers.openai_config import OpenAIConfig
 from worker.providers.openai_faults import Faults
 from worker.providers.openai_messages import request_json
 from worker.providers.openai_reply import ReplyReader
-from worker.providers.retry import Backoff
+from worker.providers.retry import Backoff, is_worth_a_retry
 from worker.providers.sse import EventTooLong, event_data
 from worker.providers.wire import Body, WireBackend
 
@@ -30,8 +30,6 @@ LIST_TIMEOUT_S = 10.0
 # Below the 60 s after which common servers and balancers close a quiet connection.
 KEEPALIVE_S = 45.0
 
-# A first token that did not come in time is not asked for again: the wait would be paid once more.
-_RETRIED_CODES = frozenset({"provider_unreachable", "provider_interrupted", "provider_rate_limited", "provider_error"})
 WIRE_ERRORS = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
 
 
@@ -42,6 +40,9 @@ class OpenAIInference(InferenceProvider):
 
     def __init__(self, *, provider_id: str, config: OpenAIConfig, sleep: Callable[[float], None] = time.sleep) -> None:
         self.provider_id = provider_id
+        self.max_concurrency = config.max_concurrency
+        self.place_timeout_s = config.place_timeout_s
+        self.max_retries = config.max_retries
         self._config = config
         self._sleep = sleep
         self._backoff = Backoff(max_retries=config.max_retries)
@@ -68,7 +69,7 @@ class OpenAIInference(InferenceProvider):
 
     def chat(self, request: ChatRequest) -> Iterator[Delta]:
         body = request_json(request, self._config, self._unsupported)
-        first, rest = self._begin(body)
+        first, rest = self._begin(body, retries=self.max_retries if request.retry else 0)
         try:
             yield first
             yield from rest
@@ -78,7 +79,7 @@ class OpenAIInference(InferenceProvider):
     def close(self) -> None:
         self._pool.close()
 
-    def _begin(self, body: Json) -> tuple[Delta, Generator[Delta]]:
+    def _begin(self, body: Json, *, retries: int) -> tuple[Delta, Generator[Delta]]:
         """The first delta and an iterator over the others. All retries happen here."""
         for attempt in count():
             if not self._asks_for_usage:
@@ -87,15 +88,15 @@ class OpenAIInference(InferenceProvider):
             try:
                 return next(deltas), deltas
             except ProviderError as error:
-                self._before_next_attempt(error, body, attempt)
+                self._before_next_attempt(error, body, attempt, retries=retries)
         raise AssertionError("unreachable")
 
-    def _before_next_attempt(self, error: ProviderError, body: Json, attempt: int) -> None:
+    def _before_next_attempt(self, error: ProviderError, body: Json, attempt: int, *, retries: int) -> None:
         """Wait as long as the next attempt has to, or raise `error` where there shall be none."""
         if error.status in (400, 422) and "stream_options" in error.message and "stream_options" in body:
             # A server from before usage could be asked for: it answers without.
             self._asks_for_usage = False
-        elif attempt < self._backoff.max_retries and error.retryable and error.code in _RETRIED_CODES:
+        elif attempt < retries and is_worth_a_retry(error):
             self._sleep(self._backoff.wait_s(attempt, error.retry_after))
         else:
             raise error

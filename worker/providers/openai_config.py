@@ -9,6 +9,7 @@ import httpx
 from pydantic import Field, SecretStr, field_validator
 
 from shared.runconfig.model import Section
+from worker.providers.inference import PLACE_TIMEOUT_S
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ExtraParam = Literal["top_k", "repetition_penalty"]
@@ -99,7 +100,14 @@ class Endpoint(Section):
         return value
 
 
-class OpenAIConfig(Endpoint):
+class Load(Section):
+    """How many requests a worker process has under way at an instance, and how long others wait for a place there."""
+
+    max_concurrency: Annotated[int, Field(ge=1)] | None = None
+    place_timeout_s: Seconds = PLACE_TIMEOUT_S
+
+
+class OpenAIConfig(Endpoint, Load):
     """An OpenAI-compatible server, and how long to wait for it.
 
     `first_token_timeout_s` is the wait for the reply to begin, `token_timeout_s` the longest silence afterwards; any

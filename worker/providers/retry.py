@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from shared.errors import ProviderError
+
 MAX_WAIT_S = 60.0
+# A first token that did not come in time is not asked for again: the wait would be paid once more.
+_RETRIED_CODES = frozenset({"provider_unreachable", "provider_interrupted", "provider_rate_limited", "provider_error"})
+
+
+def is_worth_a_retry(error: ProviderError) -> bool:
+    """Whether the same instance may be asked the same again."""
+    return error.retryable and error.code in _RETRIED_CODES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

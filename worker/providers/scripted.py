@@ -23,6 +23,7 @@ from worker.providers.inference import (
     ToolCallDelta,
     ToolCallDone,
 )
+from worker.providers.openai_config import Load
 
 # A word with the space before it, as models cut their tokens; joined, they are the text again.
 _TOKEN = re.compile(r"\s*\S+|\s+$")
@@ -96,7 +97,7 @@ class Rule(Section):
         return self._pattern.search(text, 0, MAX_MATCHED_CHARS) is not None
 
 
-class ScriptedConfig(Section):
+class ScriptedConfig(Load):
     """The models to serve and the rules to answer by. Without a rule that matches, the user is echoed."""
 
     models: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("scripted",)
@@ -112,6 +113,8 @@ class ScriptedInference(InferenceProvider):
         self, *, provider_id: str, config: ScriptedConfig, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self.provider_id = provider_id
+        self.max_concurrency = config.max_concurrency
+        self.place_timeout_s = config.place_timeout_s
         self._config = config
         self._sleep = sleep
 
