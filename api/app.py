@@ -13,6 +13,7 @@ from api.bodies import BODY_LIMIT
 from api.problems import register_problems
 from api.routing import EXTENSION
 from api.services import Services
+from shared import logs
 from shared.errors import InvalidRequest
 from shared.types.catalog import Problem
 
@@ -51,6 +52,7 @@ def _screen() -> None:
     """Refuse what no route takes."""
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    logs.bind(request=g.request_id, turn=(request.view_args or {}).get("turn_id"))
     if "\0" in request.path or b"%00" in request.query_string or b"\0" in request.query_string:
         raise InvalidRequest("The URL holds the character NUL. Remove it.", code="nul_character")
     if "X-LlamaStack-Provider-Data" in request.headers:

@@ -2,12 +2,14 @@
 
 import os
 
+from shared import logs
 from shared.errors import ConfigError
 from shared.runconfig import load_front
-from shared.settings import Settings
+from shared.settings import LogSettings, Settings
 
 try:
     _settings = Settings.from_env()
+    _log = LogSettings.from_env()
     # Read here for its errors alone: said once and in one sentence, before any process is started.
     load_front(_settings.config_path, os.environ)
 except ConfigError as error:
@@ -28,3 +30,5 @@ control_socket_disable = True  # it would lie in the home folder, one for all st
 accesslog = None
 errorlog = "-"
 loglevel = _settings.log_level.lower()
+logconfig_dict = logs.as_dict(_log)
+logs.configure(_log)

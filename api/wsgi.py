@@ -1,6 +1,5 @@
 """What gunicorn serves: `api.wsgi:app`."""
 
-import logging
 import os
 
 from api.app import create_app
@@ -9,7 +8,6 @@ from shared.runconfig import load_front
 from shared.settings import Settings
 
 _settings = Settings.from_env()
-logging.basicConfig(level=_settings.log_level, format="%(levelname)s %(name)s: %(message)s")
 _services = build_services(_settings, load_front(_settings.config_path, os.environ))
 _services.hints.warm()
 app = create_app(_services)

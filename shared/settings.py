@@ -16,6 +16,7 @@ from shared.errors import ConfigError
 DEFAULT_CONFIG = Path("turnstone.yaml")
 STORE_SCHEMES = ("redis", "rediss", "unix")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LOG_FORMATS = ("text", "json")
 MAX_PORT = 65535
 
 _PASSWORD_PARAMETER = re.compile(r"([?&][^=&]*password[^=&]*=)[^&#]*", re.IGNORECASE)
@@ -27,7 +28,8 @@ class Settings:
 
     `redis_url` is a redis-py URL (`redis://`, `rediss://`, `unix://`), `broker_url` a kombu URL. Both are
     empty in one case only: `from_env(require_store=False)` without TURNSTONE_REDIS_URL.
-    `concurrency` is the number of turns that one worker process runs at once.
+    `concurrency` is the number of turns that one worker process runs at once. `metrics_host` and `metrics_port` are
+    where a worker process serves its metrics; port 0: it does not. The API serves its own on its own port.
     """
 
     redis_url: str
@@ -40,6 +42,9 @@ class Settings:
     concurrency: int = 1000
     key_prefix: str = "ts"
     log_level: str = "INFO"
+    log_format: str = "text"
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, require_store: bool = True) -> "Settings":
@@ -61,6 +66,9 @@ class Settings:
             concurrency=_integer(env, "TURNSTONE_CONCURRENCY", default=1000),
             key_prefix=_key_prefix(env),
             log_level=_log_level(env),
+            log_format=_log_format(env),
+            metrics_host=env.get("TURNSTONE_METRICS_HOST", "127.0.0.1"),
+            metrics_port=_integer(env, "TURNSTONE_METRICS_PORT", default=0, least=0, most=MAX_PORT),
         )
 
     def as_environ(self) -> dict[str, str]:
@@ -76,7 +84,25 @@ class Settings:
             "TURNSTONE_CONCURRENCY": str(self.concurrency),
             "TURNSTONE_KEY_PREFIX": self.key_prefix,
             "TURNSTONE_LOG_LEVEL": self.log_level,
+            "TURNSTONE_LOG": self.log_format,
+            "TURNSTONE_METRICS_HOST": self.metrics_host,
+            "TURNSTONE_METRICS_PORT": str(self.metrics_port),
         }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogSettings:
+    """How a process logs: what a child process needs of the settings, which were checked before it was started."""
+
+    level: str = "INFO"
+    format: str = "text"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "LogSettings":
+        """Read `environ` (the process's own where None). Raises ConfigError as `Settings.from_env` does."""
+        source = os.environ if environ is None else environ
+        env = {name: value for name, value in source.items() if value}
+        return cls(level=_log_level(env), format=_log_format(env))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,15 +185,15 @@ def _config_path(env: Mapping[str, str]) -> Path | None:
     return path.resolve()
 
 
-def _integer(env: Mapping[str, str], name: str, *, default: int, most: int | None = None) -> int:
+def _integer(env: Mapping[str, str], name: str, *, default: int, least: int = 1, most: int | None = None) -> int:
     text = env.get(name)
     if text is None:
         return default
-    wanted = "a whole number from 1" + (f" to {most}" if most is not None else " up")
+    wanted = f"a whole number from {least}" + (f" to {most}" if most is not None else " up")
     if not (text.isascii() and text.isdigit()):
         raise ConfigError(f"{name} is '{text}'. It has to be {wanted}.")
     value = int(text)
-    if value < 1 or (most is not None and value > most):
+    if value < least or (most is not None and value > most):
         raise ConfigError(f"{name} is {text}. It has to be {wanted}.")
     return value
 
@@ -214,3 +240,10 @@ def _log_level(env: Mapping[str, str]) -> str:
             f"TURNSTONE_LOG_LEVEL is '{env['TURNSTONE_LOG_LEVEL']}'. It has to be one of {', '.join(LOG_LEVELS)}."
         )
     return level
+
+
+def _log_format(env: Mapping[str, str]) -> str:
+    name = env.get("TURNSTONE_LOG", "text").lower()
+    if name not in LOG_FORMATS:
+        raise ConfigError(f"TURNSTONE_LOG is '{env['TURNSTONE_LOG']}'. It has to be one of {', '.join(LOG_FORMATS)}.")
+    return name

@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 
+from shared import logs
 from shared.errors import StoreError
 from shared.ids import TurnRef
 from shared.log.keys import Keys
 from shared.log.turn_log import TurnLog
 from shared.redis_client import connect
+from shared.settings import LogSettings
 
 _RENEWALS_PER_LEASE = 3
 _PATIENCE_S = 2.0
@@ -64,6 +66,7 @@ def main() -> None:
     # The parent's signals reach its whole process group; this process ends with its input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logs.configure(LogSettings.from_env())
     hello = json.loads(sys.stdin.readline())
     lease_s = float(hello["lease_s"])
     log = TurnLog(client=connect(hello["redis_url"]), keys=Keys(hello["key_prefix"]), lease_s=lease_s)

@@ -1,6 +1,5 @@
 """Starts a worker: run config, providers, Celery with its gevent pool."""
 
-import logging
 import os
 import sys
 import warnings
@@ -11,15 +10,14 @@ from celery import signals
 from celery.platforms import SecurityWarning
 from celery.worker.consumer import Consumer
 
+from shared import logs
 from shared.errors import ConfigError
 from shared.hints import RUN_TURN, TURNS_QUEUE, celery_app
 from shared.runconfig import load
-from shared.settings import Settings
+from shared.settings import LogSettings, Settings
 from worker.hint_request import request_class
 from worker.providers.instances import build_inference
 from worker.runtime import Runtime
-
-logger = logging.getLogger(__name__)
 
 BROKER_RETRY_S = 2
 
@@ -28,6 +26,7 @@ def main() -> None:
     """Run until SIGTERM. Exits with 78 (EX_CONFIG) and one line where the configuration is wrong."""
     try:
         settings = Settings.from_env()
+        logs.configure(LogSettings.from_env())
         config = load(settings.config_path, os.environ)
         providers = build_inference(config)
     except ConfigError as error:
@@ -39,7 +38,7 @@ def main() -> None:
     app.conf.worker_consumer = _Consumer
     runtime = Runtime(settings=settings, config=config, providers=providers, app=app)
     app.task(name=RUN_TURN, Request=request_class(app))(runtime.run)
-    _wire(runtime, log_level=settings.log_level)
+    _wire(runtime)
     app.worker_main(_arguments(settings))
 
 
@@ -51,9 +50,9 @@ class _Consumer(Consumer):  # type: ignore[misc]
         return super().ensure_connected(conn)
 
 
-def _wire(runtime: Runtime, *, log_level: str) -> None:
+def _wire(runtime: Runtime) -> None:
     """Tie the runtime's life to Celery's. Strong references: Celery's signals hold weak ones by default."""
-    signals.setup_logging.connect(lambda **_: _setup_logging(log_level), weak=False)
+    signals.setup_logging.connect(lambda **_: None, weak=False)  # somebody listens: Celery leaves the logging alone
     signals.worker_ready.connect(lambda **_: runtime.start(), weak=False)
     signals.worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
 
@@ -71,10 +70,3 @@ def _arguments(settings: Settings) -> list[str]:
         "--without-mingle",
         "--without-heartbeat",
     ]
-
-
-def _setup_logging(level: str) -> None:
-    """One plain format; the supervisor, or whatever collects the logs, adds the rest."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    for noisy in ("celery", "kombu", "amqp", "httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -8,6 +8,7 @@ import gevent
 from celery import Celery
 from redis.exceptions import RedisError
 
+from shared import logs
 from shared.clock import now_iso
 from shared.errors import SchemaTooNew, StoreError
 from shared.hints import Hints
@@ -116,8 +117,10 @@ class Runtime:
             return
         # Before the claim: what is asked of the turn from now on finds it, and so does a second hint.
         interrupts = self._running[member] = Interrupts()
+        ref = TurnRef.parse(member)
         try:
-            self._look(TurnRef.parse(member), interrupts)
+            with logs.bound(turn=ref.turn_id):
+                self._look(ref, interrupts)
         finally:
             del self._running[member]
 

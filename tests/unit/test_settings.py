@@ -38,6 +38,9 @@ def test_settings_survive_the_way_through_the_environment(empty_folder: Path) ->
         concurrency=4,
         key_prefix="p:",
         log_level="DEBUG",
+        log_format="json",
+        metrics_host="0.0.0.0",
+        metrics_port=9000,
     )
 
     assert Settings.from_env(settings.as_environ()) == settings
@@ -76,6 +79,8 @@ def test_a_config_file_in_the_working_folder_is_found(empty_folder: Path) -> Non
         ("TURNSTONE_WORKERS", "two", "from 1 up"),
         ("TURNSTONE_CONCURRENCY", "1.5", "from 1 up"),
         ("TURNSTONE_LOG_LEVEL", "loud", "DEBUG, INFO"),
+        ("TURNSTONE_LOG", "xml", "text, json"),
+        ("TURNSTONE_METRICS_PORT", "-1", "from 0 to 65535"),
         ("TURNSTONE_KEY_PREFIX", "{s1}", "no braces"),
         ("TURNSTONE_CONFIG", "nowhere.yaml", "no such file"),
         ("TURNSTONE_REDIS_URL", "http://store", "redis://, rediss:// or unix://"),
