@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -66,18 +67,23 @@ class McpServer:
     def start(self) -> None:
         command = [sys.executable, __file__, "--port", str(self.port), "--journal", str(self._journal), *self._options]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            # It ends with its input, and so with the test run even where that is killed.
+            self._process = subprocess.Popen([*command, "--with-parent"], stdin=subprocess.PIPE, stdout=log, stderr=log)
         wait_for(lambda: self._answers() or self._process.poll() is not None, "the MCP server answers", seconds=30)
         assert self._process.poll() is None, self._log.read_text()
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
             self._process = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
@@ -207,6 +213,11 @@ async def _answer(send: Any, status: int, body: Any) -> None:
     await send({"type": "http.response.body", "body": json.dumps(body).encode()})
 
 
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
 def main() -> None:
     import uvicorn
 
@@ -216,7 +227,10 @@ def main() -> None:
     parser.add_argument("--legacy", action="store_true")
     parser.add_argument("--json-response", action="store_true")
     parser.add_argument("--journal")
+    parser.add_argument("--with-parent", action="store_true", help="end with the standard input")
     options = parser.parse_args()
+    if options.with_parent:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     print(f"http://127.0.0.1:{options.port}/mcp", flush=True)  # noqa: T201
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.run(app(options), host="127.0.0.1", port=options.port, log_level="warning")
