@@ -15,7 +15,7 @@ from shared.cli.transcript import JsonLines, Transcript
 from shared.cli.turnpath import TurnPath, agent_path, session_path
 from shared.cli.watch import Watch, watch
 from shared.cli.wrap import one_line, shortened
-from shared.errors import ApiRefused, ConfigError
+from shared.errors import ApiRefused, ApiUnreachable, ConfigError
 from shared.events import Json
 from shared.settings import ClientSettings
 
@@ -105,7 +105,7 @@ def _new_session(api: ApiClient, agent_id: str, text: str) -> str:
 def _first_model(api: ApiClient, terminal: Terminal) -> str:
     models = [one for one in api.get("/models")["data"] if one.get("model_type") != "embedding"]
     if not models:
-        raise ConfigError("No model is served. GET /v1/providers, and the workers' logs, say why.")
+        raise ApiUnreachable("No model is served. GET /v1/providers, and the workers' logs, say why.")
     model = str(models[0]["identifier"])
     if len(models) > 1 and terminal.has_reader:
         terminal.brief(f"  model: {model} (--model chooses among {len(models)})")

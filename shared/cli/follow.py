@@ -63,8 +63,9 @@ def follow(
             # A server that restarts ends its streams politely, in the middle of the story.
             reason = "the stream ended before the turn did"
         except ApiUnreachable as error:
-            away_since = clock() if away_since is None else away_since
-            if not known or clock() - away_since > PATIENCE_S:
+            now = clock()
+            away_since = now if away_since is None else away_since
+            if not known or now - away_since > PATIENCE_S:
                 raise
             reason = error.message
         yield Lost(reason)

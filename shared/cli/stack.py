@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from shared.cli.child import ChildSpec
 from shared.cli.store import LocalStore
+from shared.queues import CALLS_QUEUE, TURNS_QUEUE
 from shared.settings import Settings
 
 API_COMMAND: tuple[str, ...] = (sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app")
@@ -28,8 +29,8 @@ def store_child(store: LocalStore, *, environ: Mapping[str, str]) -> ChildSpec:
 
 
 def room_children(settings: Settings, *, environ: Mapping[str, str]) -> list[ChildSpec]:
-    """The workers and the API. `environ` is what they inherit; the settings go on top of it."""
-    env = {**environ, **settings.as_environ(), "PYTHONUNBUFFERED": "1"}
+    """The workers, the calls worker and the API. `environ` is what they inherit; the settings go on top of it."""
+    env = {**environ, **settings.as_environ(), "TURNSTONE_QUEUE": TURNS_QUEUE, "PYTHONUNBUFFERED": "1"}
     workers = [
         ChildSpec(
             name=f"worker-{number}",
@@ -40,5 +41,12 @@ def room_children(settings: Settings, *, environ: Mapping[str, str]) -> list[Chi
         )
         for number in range(1, settings.workers + 1)
     ]
+    calls = ChildSpec(
+        name="calls",
+        command=WORKER_COMMAND,
+        environ={**env, "TURNSTONE_QUEUE": CALLS_QUEUE},
+        stage=WORKER,
+        grace_s=WORKER_GRACE_S,
+    )
     api = ChildSpec(name="api", command=API_COMMAND, environ=env, stage=API, grace_s=API_GRACE_S)
-    return [*workers, api]
+    return [*workers, calls, api]

@@ -123,12 +123,12 @@ class Transcript(View):
                 self._terminal.brief(f"  ← memory {details.get('vector_db_ids', '')}: {found} characters")
 
     def _step_abandoned(self, payload: Json) -> None:
-        again = "; what stands above does not count" if self._said else ""
-        self._terminal.brief(f"  ~ its worker was lost, the step starts again{again}", style=YELLOW)
+        again = " (the text above is void)" if self._said else ""
+        self._terminal.brief(f"  ~ its worker was lost; the step starts again{again}", style=YELLOW)
         self._said = ""
 
     def _output_retracted(self, payload: Json) -> None:
-        self._terminal.brief(f"  ! withdrawn, does not count: {payload.get('reason', '')}", style=YELLOW)
+        self._terminal.brief(f"  ! the text above is withdrawn: {payload.get('reason', '')}", style=YELLOW)
         self._said = ""
 
     def _turn_awaiting_input(self, payload: Json) -> None:

@@ -1,0 +1,62 @@
+"""How a turn is named on the command line."""
+
+import shlex
+
+import pytest
+
+from shared.cli.parser import build_parser
+from shared.cli.turnpath import TurnPath, parse_turn
+from shared.errors import ConfigError
+
+TURN = TurnPath(agent_id="agent_1", session_id="sess_00_2", turn_id="turn_00_3")
+PATH = "agents/agent_1/session/sess_00_2/turn/turn_00_3"
+
+
+@pytest.mark.parametrize("text", [f"/v1/{PATH}", f"v1/{PATH}", f"/{PATH}", PATH, f"/v1/{PATH}/events", f"/v1/{PATH}/"])
+def test_a_path_names_a_turn(text: str) -> None:
+    assert parse_turn(text, agent=None, session=None) == (TURN, None)
+
+
+@pytest.mark.parametrize("base", ["http://127.0.0.1:8321", "https://host", "https://host/behind/a/proxy"])
+def test_a_url_names_a_turn_and_the_api(base: str) -> None:
+    assert parse_turn(f"{base}/v1/{PATH}/events?after=3", agent=None, session=None) == (TURN, base)
+
+
+def test_an_id_names_a_turn_of_an_agents_session() -> None:
+    assert parse_turn("turn_00_3", agent="agent_1", session="sess_00_2") == (TURN, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "agent", "session", "words"),
+    [
+        ("turn_00_3", None, None, "alone does not say where"),
+        ("turn_00_3", "agent_1", None, "with --agent and --session"),
+        ("agents/a/session/s", None, None, "names no turn"),
+        ("http://host/elsewhere", None, None, "names no turn"),
+        ("http://[host/v1/agents", None, None, "names no turn"),
+        (PATH, "agent_1", None, "leave --agent and --session out"),
+    ],
+)
+def test_what_names_no_turn_is_refused_with_the_forms_that_do(
+    text: str, agent: str | None, session: str | None, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_turn(text, agent=agent, session=session)
+
+
+def test_the_command_that_is_shown_names_the_same_turn_in_lines_that_fit() -> None:
+    turn = TurnPath(agent_id=f"agent_{'0' * 24}", session_id=f"sess_63_{'0' * 24}", turn_id=f"turn_63_{'0' * 24}")
+    command = turn.tail_command(url="http://127.0.0.1:8321")
+
+    args = build_parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
+
+    assert parse_turn(args.turn, agent=args.agent, session=args.session) == (turn, None)
+    assert args.url == "http://127.0.0.1:8321"
+    assert max(map(len, command.split("\n"))) < 80
+
+
+def test_ids_with_slashes_keep_them() -> None:
+    turn = TurnPath(agent_id="a/b", session_id="s", turn_id="t")
+
+    assert turn.path == "/agents/a%2Fb/session/s/turn/t"
+    assert parse_turn(turn.path, agent=None, session=None) == (turn, None)
