@@ -7,9 +7,10 @@ from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
 from shared.ids import TurnRef
+from shared.queues import QUEUES, TURNS_QUEUE
 
 RUN_TURN = "turnstone.run_turn"
-TURNS_QUEUE = "turns"
+CALL = "turnstone.call"
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def celery_app(broker_url: str) -> Celery:
     app.conf.update(
         task_ignore_result=True,
         task_default_queue=TURNS_QUEUE,
-        task_queues=[_turns_queue(broker_url)],
+        task_queues=[_queue(name, broker_url) for name in QUEUES],
         task_acks_late=False,
         worker_send_task_events=False,
         worker_enable_remote_control=False,
@@ -46,13 +47,14 @@ def celery_app(broker_url: str) -> Celery:
     return app
 
 
-def _turns_queue(broker_url: str) -> Queue:
-    """A hint that is lost is repeated by the reaper, so nobody needs a record of unacknowledged ones.
+def _queue(name: str, broker_url: str) -> Queue:
+    """A hint that is lost is repeated by the reaper, and a call by its client: nobody needs a record of
+    unacknowledged ones.
 
     In Redis it would be two transactions before a turn's claim. RabbitMQ would push all it has at a consumer that does
     not acknowledge.
     """
-    return Queue(TURNS_QUEUE, no_ack=broker_url.startswith(("redis", "sentinel")))  # type: ignore[no-untyped-call]
+    return Queue(name, no_ack=broker_url.startswith(("redis", "sentinel")))  # type: ignore[no-untyped-call]
 
 
 class Hints:

@@ -28,6 +28,10 @@ def new_step_id() -> str:
     return f"step_{secrets.token_hex(_RANDOM_BYTES)}"
 
 
+def new_call_id() -> str:
+    return f"call_{secrets.token_hex(_RANDOM_BYTES)}"
+
+
 def new_token() -> str:
     """An owner's token. Random, so that it fences also where a failover issues an epoch twice."""
     return secrets.token_hex(8)

@@ -14,14 +14,14 @@ _CONNECTIONS = 200
 """Per process. A thousand greenlets share them: each holds one for the time of a round trip only."""
 
 
-def connect(url: str, *, socket_timeout: float = 5) -> Redis:
+def connect(url: str, *, socket_timeout: float = 5, max_connections: int = _CONNECTIONS) -> Redis:
     """A client for writers and readers alike: no retries inside, because a script decides what a doubt means.
 
     A pool that is used up makes callers wait, and not fail.
     """
     pool = BlockingConnectionPool.from_url(
         url,
-        max_connections=_CONNECTIONS,
+        max_connections=max_connections,
         timeout=20,
         socket_timeout=socket_timeout,
         socket_connect_timeout=5,

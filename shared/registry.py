@@ -5,6 +5,7 @@ mix. Workers refresh it; a listing that fails keeps the last one.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,42 @@ class RegisteredModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredShield:
+    """A shield and the provider instance that runs it. `resource_id` is the provider's own name for it."""
+
+    identifier: str
+    provider_id: str
+    resource_id: str
+    params: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredTool:
+    """A tool. `input_schema` is the JSON Schema of its arguments; `replay` is safe or never."""
+
+    name: str
+    description: str
+    input_schema: Json
+    replay: str
+    metadata: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredToolGroup:
+    """A tool group, the provider instance that runs its tools, and the tools. It holds no secret.
+
+    `resource_id` is the group's name within the provider.
+    """
+
+    identifier: str
+    provider_id: str
+    resource_id: str
+    mcp_endpoint: Json | None = None
+    args: Json = field(default_factory=dict)
+    tools: list[RegisteredTool] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderStatus:
     """A provider instance as the workers see it. `config` has no secrets in it."""
 
@@ -48,6 +85,8 @@ class Registry:
     """What is served."""
 
     models: list[RegisteredModel] = field(default_factory=list)
+    shields: list[RegisteredShield] = field(default_factory=list)
+    toolgroups: list[RegisteredToolGroup] = field(default_factory=list)
     providers: list[ProviderStatus] = field(default_factory=list)
 
     def model(self, name: str) -> RegisteredModel | None:
@@ -58,15 +97,71 @@ class Registry:
                 return model
         return None
 
+    def exact_model(self, identifier: str) -> RegisteredModel | None:
+        """The model of this identifier, not pinned."""
+        return next((model for model in self.models if model.identifier == identifier), None)
+
+    def shield(self, identifier: str) -> RegisteredShield | None:
+        return next((shield for shield in self.shields if shield.identifier == identifier), None)
+
+    def toolgroup(self, identifier: str) -> RegisteredToolGroup | None:
+        return next((group for group in self.toolgroups if group.identifier == identifier), None)
+
+    def tools_of(self, name: str) -> list[tuple[RegisteredToolGroup, RegisteredTool]]:
+        """The tools that an agent's `group` or `group/tool` stands for; none where it stands for nothing."""
+        whole = self.toolgroup(name)
+        if whole is not None:
+            return [(whole, tool) for tool in whole.tools]
+        group_id, _, tool_name = name.rpartition("/")
+        group = self.toolgroup(group_id)
+        return [(group, tool) for tool in group.tools if tool.name == tool_name] if group is not None else []
+
     def require_llm(self, name: str, *, param: str) -> None:
         """Raise InvalidRequest, naming what is served, unless `name` is a model that can chat."""
+        self.require_model(name, "llm", param=param)
+
+    def require_model(self, name: str, model_type: str, *, param: str) -> None:
+        """Raise InvalidRequest, naming what is served, unless `name` is a model of this type."""
         model = self.model(name)
-        if model is not None and model.model_type == "llm":
+        if model is not None and model.model_type == model_type:
             return
-        served = ", ".join(sorted(m.identifier for m in self.models if m.model_type == "llm")) or "none"
+        served = ", ".join(sorted(m.identifier for m in self.models if m.model_type == model_type)) or "none"
+        what = "the model" if model_type == "llm" else f"the {model_type} model"
         raise InvalidRequest(
-            f"No provider serves the model '{name}'. Served: {served}.", param=param, code="model_not_found"
+            f"No provider serves {what} '{name}'. Served: {served}.", param=param, code="model_not_found"
         )
+
+    def require_shields(self, identifiers: Iterable[str], *, param: str) -> None:
+        """Raise InvalidRequest, naming what there is, unless all are shields."""
+        for identifier in identifiers:
+            if self.shield(identifier) is None:
+                known = ", ".join(sorted(shield.identifier for shield in self.shields)) or "none"
+                raise InvalidRequest(
+                    f"There is no shield '{identifier}'. Known: {known}.", param=param, code="shield_not_found"
+                )
+
+    def require_toolgroups(self, toolgroups: Iterable[str | Json], *, param: str) -> None:
+        """Raise InvalidRequest, naming what there is, unless all are `group`, `group/tool` or `{name, args}`."""
+        for entry in toolgroups:
+            name = entry if isinstance(entry, str) else entry["name"]
+            if self.toolgroup(name) is None and not self.tools_of(name):
+                raise InvalidRequest(self._no_toolgroup(name), param=param, code="toolgroup_not_found")
+
+    def _no_toolgroup(self, name: str) -> str:
+        group = self.toolgroup(name.rpartition("/")[0])
+        if group is not None:
+            tools = ", ".join(sorted(tool.name for tool in group.tools)) or "none"
+            return f"The tool group '{group.identifier}' has no such tool as '{name}' names. Its tools: {tools}."
+        known = ", ".join(sorted(group.identifier for group in self.toolgroups)) or "none"
+        return f"There is no tool group '{name}'. Known: {known}."
+
+
+def tool_from_json(body: Json) -> RegisteredTool:
+    return RegisteredTool(**body)
+
+
+def toolgroup_from_json(body: Json) -> RegisteredToolGroup:
+    return RegisteredToolGroup(**{**body, "tools": [tool_from_json(tool) for tool in body["tools"]]})
 
 
 class RegistryStore:
@@ -90,6 +185,8 @@ class RegistryStore:
         body = orjson.loads(raw)
         return Registry(
             models=[RegisteredModel(**model) for model in body["models"]],
+            shields=[RegisteredShield(**shield) for shield in body.get("shields", [])],
+            toolgroups=[toolgroup_from_json(group) for group in body.get("toolgroups", [])],
             providers=[ProviderStatus(**provider) for provider in body["providers"]],
         )
 

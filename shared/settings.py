@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from shared.errors import ConfigError
+from shared.queues import QUEUES, TURNS_QUEUE
 
 DEFAULT_CONFIG = Path("turnstone.yaml")
 STORE_SCHEMES = ("redis", "rediss", "unix")
@@ -28,8 +29,9 @@ class Settings:
 
     `redis_url` is a redis-py URL (`redis://`, `rediss://`, `unix://`), `broker_url` a kombu URL. Both are
     empty in one case only: `from_env(require_store=False)` without TURNSTONE_REDIS_URL.
-    `concurrency` is the number of turns that one worker process runs at once. `metrics_host` and `metrics_port` are
-    where a worker process serves its metrics; port 0: it does not. The API serves its own on its own port.
+    `concurrency` is the number of turns that one worker process runs at once; `queue` is what it serves: turns, or
+    calls, for which a client waits. `metrics_host` and `metrics_port` are where a worker process serves its metrics;
+    port 0: it does not. The API serves its own on its own port.
     """
 
     redis_url: str
@@ -45,6 +47,7 @@ class Settings:
     log_format: str = "text"
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0
+    queue: str = TURNS_QUEUE
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, require_store: bool = True) -> "Settings":
@@ -69,6 +72,7 @@ class Settings:
             log_format=_log_format(env),
             metrics_host=env.get("TURNSTONE_METRICS_HOST", "127.0.0.1"),
             metrics_port=_integer(env, "TURNSTONE_METRICS_PORT", default=0, least=0, most=MAX_PORT),
+            queue=_queue(env),
         )
 
     def as_environ(self) -> dict[str, str]:
@@ -87,6 +91,7 @@ class Settings:
             "TURNSTONE_LOG": self.log_format,
             "TURNSTONE_METRICS_HOST": self.metrics_host,
             "TURNSTONE_METRICS_PORT": str(self.metrics_port),
+            "TURNSTONE_QUEUE": self.queue,
         }
 
 
@@ -231,6 +236,13 @@ def _key_prefix(env: Mapping[str, str]) -> str:
             "use ASCII letters, digits and signs, no braces and no spaces."
         )
     return prefix
+
+
+def _queue(env: Mapping[str, str]) -> str:
+    queue = env.get("TURNSTONE_QUEUE", TURNS_QUEUE)
+    if queue not in QUEUES:
+        raise ConfigError(f"TURNSTONE_QUEUE is '{queue}'. It has to be one of {', '.join(QUEUES)}.")
+    return queue
 
 
 def _log_level(env: Mapping[str, str]) -> str:

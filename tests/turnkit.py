@@ -14,16 +14,19 @@ from shared.events import TurnResumed
 from shared.hints import Hints
 from shared.ids import TurnRef, new_token
 from shared.log.archive import RedisArchive
-from shared.registry import RegisteredModel
+from shared.registry import RegisteredModel, Registry
+from worker.catalog import Catalog
 from worker.history import History
 from worker.interrupts import Interrupts
 from worker.journal import Journal
 from worker.providers.safety_denylist import DenylistConfig, DenylistSafety
 from worker.providers.scripted import ScriptedConfig, ScriptedInference
 from worker.providers.tools import Replay, Tool, ToolGroup, ToolProvider, ToolResult
+from worker.registrar import APIS
 from worker.router import Router
-from worker.shields import ServedShield, Shields
-from worker.toolbox import BoundTool, Toolbox
+from worker.shields import Shields
+from worker.sources import SafetySource, ToolSource
+from worker.toolbox import Toolbox
 from worker.turn import TurnRun, TurnTools
 
 Json = dict[str, Any]
@@ -110,6 +113,7 @@ class Bench:
     tools: TurnTools
     hints: NoHints
     seats: RecordedTools
+    catalog: Catalog
 
     def config(self, **extra: Any) -> Json:
         return {"model": "scripted", "instructions": "", "max_infer_iters": 10, "client_tools": [LOOK], **extra}
@@ -141,20 +145,22 @@ def turn_bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
     with opened(redis_url, key_prefix) as kit:
         journal, hints, seats = Journal(log=kit.log_with(now_us=None)), NoHints(), RecordedTools()
         denylist = DenylistSafety(provider_id="deny", config=DenylistConfig.model_validate({"shields": [SHIELD]}))
+        shields = SafetySource(provider=denylist, config={}).ask().shields
+        groups = ToolSource(provider=seats, config={}).ask().toolgroups
+        catalog = Catalog(safety={"deny": denylist}, tools={"tools": seats})
+        catalog.update(Registry(shields=shields, toolgroups=groups), asked=APIS)
         tools = TurnTools(
             log=kit.log_with(now_us=None),
             reader=kit.reader,
             journal=journal,
             history=History(sessions=kit.sessions, archive=RedisArchive(reader=kit.reader)),
             router=_router(),
-            shields=Shields(),
-            toolbox=Toolbox(),
+            shields=Shields(find=catalog.shield),
+            toolbox=Toolbox(find=catalog.tools),
             hints=hints,
         )
-        tools.shields.update({s.identifier: ServedShield(denylist, s) for s in denylist.list_shields()})
-        tools.toolbox.update({"seats": [BoundTool(seats, tool) for tool in seats.list_tools("seats")]})
         journal.start()
-        yield Bench(kit, tools, hints, seats)
+        yield Bench(kit, tools, hints, seats, catalog)
         journal.stop()
         denylist.close()
 

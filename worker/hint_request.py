@@ -3,7 +3,7 @@
 from celery import Celery
 from celery.worker.request import Request
 
-from shared.hints import TURNS_QUEUE
+from shared.queues import TURNS_QUEUE
 
 
 class ForgottenHint(Request):  # type: ignore[misc]

@@ -53,7 +53,7 @@ def run_inference(
     deltas = provider.chat(request)
     try:
         for number, delta in enumerate(deltas):
-            shown = _HANDLERS[type(delta)](reply, delta)
+            shown = take(reply, delta)
             if shown is not None and not held:
                 writer.emit(StepProgress(step_type=STEP, step_id=step_id, delta=shown))
             if number % _DELTAS_PER_SHARE == 0:
@@ -67,7 +67,7 @@ def run_inference(
         "turn_id": writer.ref.turn_id,
         "started_at": started_at,
         "completed_at": stamps.next(),
-        "model_response": _message(reply, last_one),
+        "model_response": message_of(reply, last_one=last_one),
         "usage": reply.usage,
     }
     if held:
@@ -88,7 +88,13 @@ def show_reply(writer: TurnWriter, details: Json) -> None:
     writer.emit(StepComplete(step_type=STEP, step_id=step_id, step_details=details))
 
 
-def _message(reply: Reply, last_one: bool) -> Json:
+def take(reply: Reply, delta: Delta) -> Json | None:
+    """Take the delta into the reply; what a client is shown of it."""
+    return _HANDLERS[type(delta)](reply, delta)
+
+
+def message_of(reply: Reply, *, last_one: bool = False) -> Json:
+    """The reply as a message."""
     stop_reason = reply.stop_reason
     if last_one and stop_reason is StopReason.END_OF_MESSAGE:
         # As the predecessor: the official client neither runs the calls nor resumes.

@@ -3,20 +3,22 @@
 import os
 import sys
 import warnings
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from celery import signals
+from celery import Celery, signals
 from celery.platforms import SecurityWarning
 from celery.worker.consumer import Consumer
 
 from shared import logs
 from shared.errors import ConfigError
-from shared.hints import RUN_TURN, TURNS_QUEUE, celery_app
-from shared.runconfig import load
+from shared.hints import CALL, RUN_TURN, celery_app
+from shared.queues import CALLS_QUEUE, TURNS_QUEUE
+from shared.runconfig import RunConfig, load
 from shared.settings import LogSettings, Settings
+from worker.calls_runtime import CallsRuntime
 from worker.hint_request import request_class
-from worker.providers.instances import build_inference
 from worker.runtime import Runtime
 
 BROKER_RETRY_S = 2
@@ -28,18 +30,45 @@ def main() -> None:
         settings = Settings.from_env()
         logs.configure(LogSettings.from_env())
         config = load(settings.config_path, os.environ)
-        providers = build_inference(config)
+        app = celery_app(settings.broker_url)
+        room = ROOMS[settings.queue]
+        runtime = room.runtime(settings=settings, config=config, app=app)
     except ConfigError as error:
         sys.stderr.write(f"turnstone worker: {error}\n")
         sys.exit(os.EX_CONFIG)
     # Celery warns root against pickled messages; ours are JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    app = celery_app(settings.broker_url)
     app.conf.worker_consumer = _Consumer
-    runtime = Runtime(settings=settings, config=config, providers=providers, app=app)
-    app.task(name=RUN_TURN, Request=request_class(app))(runtime.run)
+    app.task(name=room.task, Request=request_class(app))(runtime.run)
     _wire(runtime)
     app.worker_main(_arguments(settings))
+
+
+class Room(Protocol):
+    """What a worker process does, from its start to its drain."""
+
+    def start(self) -> None: ...
+
+    def run(self, hint: str, /) -> None: ...
+
+    def drain(self) -> None: ...
+
+
+class MakeRoom(Protocol):
+    """Makes what a worker process does. Raises ConfigError."""
+
+    def __call__(self, *, settings: Settings, config: RunConfig, app: Celery) -> Room: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What serves a queue: the task that its messages name, and what runs it."""
+
+    task: str
+    runtime: MakeRoom
+
+
+ROOMS = {TURNS_QUEUE: Served(RUN_TURN, Runtime), CALLS_QUEUE: Served(CALL, CallsRuntime)}
 
 
 class _Consumer(Consumer):  # type: ignore[misc]
@@ -50,7 +79,7 @@ class _Consumer(Consumer):  # type: ignore[misc]
         return super().ensure_connected(conn)
 
 
-def _wire(runtime: Runtime) -> None:
+def _wire(runtime: Room) -> None:
     """Tie the runtime's life to Celery's. Strong references: Celery's signals hold weak ones by default."""
     signals.setup_logging.connect(lambda **_: None, weak=False)  # somebody listens: Celery leaves the logging alone
     signals.worker_ready.connect(lambda **_: runtime.start(), weak=False)
@@ -63,8 +92,8 @@ def _arguments(settings: Settings) -> list[str]:
         "worker",
         "--pool=gevent",
         f"--concurrency={settings.concurrency}",
-        f"--queues={TURNS_QUEUE}",
-        f"--hostname=turns-{os.getpid()}@%h",
+        f"--queues={settings.queue}",
+        f"--hostname={settings.queue}-{os.getpid()}@%h",
         # Nobody reads them, and their queues outlive their workers.
         "--without-gossip",
         "--without-mingle",

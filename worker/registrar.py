@@ -1,7 +1,8 @@
 """Asks the providers what they serve and publishes it, with this worker's signs of life."""
 
 import logging
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -12,7 +13,8 @@ from shared.errors import ProviderError, StoreError
 from shared.events import Json
 from shared.registry import ProviderStatus, RegisteredModel, Registry, RegistryStore
 from worker.outage import Outage
-from worker.providers.inference import InferenceProvider, Model
+from worker.providers.inference import Model
+from worker.sources import Listing, Source
 from worker.vital import spawn_vital
 
 logger = logging.getLogger(__name__)
@@ -21,36 +23,36 @@ REFRESH_S = 60.0
 RETRY_S = 5.0
 ALIVE_S = 5.0
 _STORE_RETRY_S = 1.0
+APIS = frozenset({"inference", "safety", "tool_runtime"})
 
 
-class OnModels(Protocol):
-    """Hears what is served, and whether every provider has been asked."""
+class OnRegistry(Protocol):
+    """Hears what is served, and of which APIs all providers have been asked."""
 
-    def __call__(self, models: list[RegisteredModel], *, complete: bool) -> None: ...
+    def __call__(self, registry: Registry, *, asked: Collection[str]) -> None: ...
 
 
 class Registrar:
-    """Lists models at start and every minute; a provider that is down is asked again every five seconds.
+    """Lists what providers serve at start and every minute; one that is down is asked again every five seconds.
 
     Each provider by itself, so that none waits for another. A failed listing keeps the last one, also the one that
-    a worker before this one has published. `configs` are the instances' configs without secrets.
+    a worker before this one has published. `worker` is the name under which it publishes and says that it is alive;
+    without one it keeps what it learns for itself.
     """
 
     def __init__(
         self,
         *,
-        providers: dict[str, InferenceProvider],
-        configs: dict[str, Json],
+        sources: Sequence[Source],
         store: RegistryStore,
-        worker: str,
-        on_models: OnModels,
+        worker: str | None,
+        on_registry: OnRegistry,
     ) -> None:
-        self._providers = providers
-        self._configs = configs
+        self._sources = {source.provider_id: source for source in sources}
         self._store = store
         self._worker = worker
-        self._on_models = on_models
-        self._listed: dict[str, list[Model]] = {}
+        self._on_registry = on_registry
+        self._listed: dict[str, Listing] = {}
         self._health: dict[str, Json] = {}
         self._news = Signal()
         self._outage = Outage("the registry waits")
@@ -58,12 +60,13 @@ class Registrar:
     def run(self) -> None:
         """For the life of the worker."""
         self._remember()
-        for provider_id in self._providers:
+        for provider_id in self._sources:
             spawn_vital(f"the listing of '{provider_id}'", partial(self._watch, provider_id))
         while True:
             try:
-                self._publish()
-                self._store.alive(self._worker)
+                if self._worker is not None:
+                    self._publish()
+                    self._store.alive(self._worker)
                 self._outage.passed()
             except StoreError as error:
                 self._outage.failed(error)
@@ -72,37 +75,50 @@ class Registrar:
                 self._news.wait(ALIVE_S)
 
     def ask(self, provider_id: str) -> bool:
-        """Ask one provider what it serves; whether it answered."""
+        """Ask one provider what it serves; whether all is well with it."""
         try:
-            self._listed[provider_id] = self._providers[provider_id].list_models()
+            listing = self._sources[provider_id].ask()
         except ProviderError as error:
-            if self._health.get(provider_id, {}).get("message") != error.message:
-                logger.warning("models of provider '%s' not listed: %s", provider_id, error)
-            self._health[provider_id] = _failing(error.message)
+            self._note(provider_id, error.message)
         except Exception:
             # The boundary to a provider's code: the worker goes on with the others.
-            logger.exception("models of provider '%s' not listed: unexpected fault", provider_id)
+            logger.exception("provider '%s' not listed: unexpected fault", provider_id)
             self._health[provider_id] = _failing("An unexpected fault; the worker's log has the details.")
         else:
-            self._health[provider_id] = {"status": "OK"}
+            self._listed[provider_id] = listing
+            self._note(provider_id, listing.problem)
         self._tell()
         return bool(self._health[provider_id]["status"] == "OK")
 
     def registry(self) -> Registry:
         """What is known now."""
+        there = [(source, self._listed.get(source.provider_id, Listing())) for source in self._sources.values()]
+        shields = {shield.identifier: shield for _, listing in reversed(there) for shield in listing.shields}
+        groups = {group.identifier: group for _, listing in reversed(there) for group in listing.toolgroups}
         return Registry(
-            models=merge_models((name, self._listed[name]) for name in self._providers if name in self._listed),
+            models=merge_models((source.provider_id, listing.models) for source, listing in there),
+            shields=sorted(shields.values(), key=lambda shield: shield.identifier),
+            toolgroups=sorted(groups.values(), key=lambda group: group.identifier),
             providers=[
                 ProviderStatus(
-                    api="inference",
-                    provider_id=provider_id,
-                    provider_type=provider.provider_type,
-                    config=self._configs.get(provider_id, {}),
-                    health=self._health.get(provider_id, {"status": "Not asked yet"}),
+                    api=source.api,
+                    provider_id=source.provider_id,
+                    provider_type=source.provider_type,
+                    config=source.config,
+                    health=self._health.get(source.provider_id, {"status": "Not asked yet"}),
                 )
-                for provider_id, provider in self._providers.items()
+                for source, _ in there
             ],
         )
+
+    def _note(self, provider_id: str, problem: str | None) -> None:
+        """The provider's health, and a line in the log where it is new that something is wrong."""
+        if problem is None:
+            self._health[provider_id] = {"status": "OK"}
+            return
+        if self._health.get(provider_id, {}).get("message") != problem:
+            logger.warning("provider '%s': %s", provider_id, problem)
+        self._health[provider_id] = _failing(problem)
 
     def _watch(self, provider_id: str) -> None:
         while True:
@@ -117,22 +133,16 @@ class Registrar:
             except StoreError as error:
                 self._outage.failed(error)
                 gevent.sleep(_STORE_RETRY_S)
-        for model in known.models if known else []:
-            for provider_id, resource_id in model.resource_ids.items():
-                self._listed.setdefault(provider_id, []).append(
-                    Model(
-                        identifier=model.identifier,
-                        resource_id=resource_id,
-                        model_type=model.model_type,
-                        metadata=model.metadata,
-                    )
-                )
+        if known is not None:
+            self._listed = {
+                source: listing for source, listing in _by_provider(known).items() if source in self._sources
+            }
         self._tell()
 
     def _tell(self) -> None:
-        complete = self._health.keys() == self._providers.keys()
-        self._on_models(self.registry().models, complete=complete)
-        if complete:
+        unasked = {source.api for source in self._sources.values() if source.provider_id not in self._health}
+        self._on_registry(self.registry(), asked=APIS - unasked)
+        if not unasked:
             self._news.set()
 
     def _publish(self) -> None:
@@ -147,6 +157,26 @@ class Registrar:
 
 def _failing(message: str) -> Json:
     return {"status": "Error", "message": message}
+
+
+def _by_provider(known: Registry) -> dict[str, Listing]:
+    """A published registry as the listings that it was made of."""
+    listings: dict[str, Listing] = defaultdict(Listing)
+    for model in known.models:
+        for provider_id, resource_id in model.resource_ids.items():
+            listings[provider_id].models.append(
+                Model(
+                    identifier=model.identifier,
+                    resource_id=resource_id,
+                    model_type=model.model_type,
+                    metadata=model.metadata,
+                )
+            )
+    for shield in known.shields:
+        listings[shield.provider_id].shields.append(shield)
+    for group in known.toolgroups:
+        listings[group.provider_id].toolgroups.append(group)
+    return listings
 
 
 def merge_models(listed: Iterable[tuple[str, list[Model]]]) -> list[RegisteredModel]:

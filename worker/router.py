@@ -1,45 +1,54 @@
 """Which provider instance serves a model."""
 
-from gevent.event import Event as Signal
+from collections.abc import Iterator
+from dataclasses import replace
 
 from shared.errors import ProviderError
-from shared.registry import RegisteredModel
-from worker.providers.inference import InferenceProvider
+from shared.ids import DEFAULT_TENANT
+from shared.registry import RegisteredModel, Registry
+from worker.catalog import Catalog
+from worker.providers.inference import ChatRequest, Delta, InferenceProvider
+
+API = "inference"
 
 
 class Router:
-    """Finds the instance for a model by what the providers listed last."""
+    """Finds the instance for a model by what the providers listed last, and what tenants have registered.
 
-    def __init__(self, *, providers: dict[str, InferenceProvider]) -> None:
+    `catalog` knows both; without one there is only what `update` tells.
+    """
+
+    def __init__(self, *, providers: dict[str, InferenceProvider], catalog: Catalog | None = None) -> None:
         self._providers = providers
-        self._models: dict[str, RegisteredModel] = {}
-        self._complete = False
-        self._updated = Signal()
+        self._catalog = catalog or Catalog()
 
     def update(self, models: list[RegisteredModel], *, complete: bool) -> None:
         """What is served from now on. `complete` once every provider has been asked."""
-        self._models = {model.identifier: model for model in models}
-        self._complete = complete
-        updated, self._updated = self._updated, Signal()
-        updated.set()
+        self._catalog.update(Registry(models=models), asked=(API,) if complete else ())
 
-    def route(self, name: str) -> tuple[InferenceProvider, str]:
+    def route(self, name: str, *, tenant: str = DEFAULT_TENANT) -> tuple[InferenceProvider, str]:
         """The instance for `identifier` or `provider_id/identifier`, and the provider's own name of the model.
 
         A worker that has just started may not know yet: waits until every provider has been asked. Raises
         ProviderError `model_not_found`, naming what is served.
         """
-        while True:
-            found = self._find(name)
-            if found is not None:
-                return found
-            if self._complete:
-                raise self._not_found(name)
-            self._updated.wait()
+        found = self._catalog.find(tenant, API, lambda registry: self._find(name, registry))
+        if found is None:
+            raise self._not_found(name, tenant)
+        return found
 
-    def _find(self, name: str) -> tuple[InferenceProvider, str] | None:
+    def serves(self, name: str) -> bool:
+        """Whether the model can be used now."""
+        return self._catalog.find(DEFAULT_TENANT, API, lambda registry: self._find(name, registry)) is not None
+
+    def chat(self, request: ChatRequest, *, tenant: str = DEFAULT_TENANT) -> Iterator[Delta]:
+        """The reply of whichever instance serves `request.model`. Raises ProviderError."""
+        provider, model = self.route(request.model, tenant=tenant)
+        return provider.chat(replace(request, model=model))
+
+    def _find(self, name: str, registry: Registry) -> tuple[InferenceProvider, str] | None:
         for provider_id, identifier in self._candidates(name):
-            model = self._models.get(identifier)
+            model = registry.exact_model(identifier)
             if model is None:
                 continue
             chosen = provider_id or model.provider_ids[0]
@@ -52,8 +61,8 @@ class Router:
         pinned, slash, identifier = name.partition("/")
         return [("", name)] + ([(pinned, identifier)] if slash and pinned in self._providers else [])
 
-    def _not_found(self, name: str) -> ProviderError:
-        served = ", ".join(sorted(self._models)) or "none"
+    def _not_found(self, name: str, tenant: str) -> ProviderError:
+        served = ", ".join(sorted(model.identifier for model in self._catalog.registry(tenant).models)) or "none"
         pinned = name.partition("/")[0]
         return ProviderError(
             f"No provider serves the model '{name}' now. Served: {served}.",

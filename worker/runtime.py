@@ -19,19 +19,18 @@ from shared.log.reader import LogReader
 from shared.log.sessions import SessionStore
 from shared.log.turn_log import Claim, NotClaimable, TurnLog
 from shared.redis_client import connect
+from shared.registrations import RegistrationStore
 from shared.registry import RegistryStore
 from shared.runconfig import RunConfig
-from shared.runconfig.secrets import mask
 from shared.settings import Settings
+from worker.fleet import build_fleet
 from worker.heartbeat import Heartbeat
 from worker.history import History
 from worker.interrupts import CancelAsked, Draining, Interrupt, Interrupts, LeaseLost
 from worker.journal import Journal
 from worker.outage import Outage
-from worker.providers.inference import InferenceProvider
 from worker.reaper import Reaper
 from worker.registrar import Registrar
-from worker.router import Router
 from worker.shields import Shields
 from worker.toolbox import Toolbox
 from worker.turn import TurnRun, TurnTools
@@ -45,15 +44,16 @@ _FAREWELL_S = 1.0
 
 
 class Runtime:
-    """One per process. `start` before the first hint, `run` per hint, `drain` at the end."""
+    """One per process. `start` before the first hint, `run` per hint, `drain` at the end.
 
-    def __init__(
-        self, *, settings: Settings, config: RunConfig, providers: dict[str, InferenceProvider], app: Celery
-    ) -> None:
+    Raises ConfigError for providers that cannot be built.
+    """
+
+    def __init__(self, *, settings: Settings, config: RunConfig, app: Celery) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.key_prefix)
-        self._providers = providers
+        self._fleet = build_fleet(config, RegistrationStore(client=self._client, keys=self._keys))
         turns = config.turns
         log = TurnLog(
             client=self._client,
@@ -66,16 +66,15 @@ class Runtime:
         reader = LogReader(client=self._client, keys=self._keys)
         sessions = SessionStore(client=self._client, keys=self._keys, log=log)
         hints = Hints(app=app)
-        router = Router(providers=providers)
         self._journal = Journal(log=log)
         self._tools = TurnTools(
             log=log,
             reader=reader,
             journal=self._journal,
             history=History(sessions=sessions, archive=RedisArchive(reader=reader)),
-            router=router,
-            shields=Shields(),
-            toolbox=Toolbox(),
+            router=self._fleet.router,
+            shields=Shields(find=self._fleet.catalog.shield),
+            toolbox=Toolbox(find=self._fleet.catalog.tools),
             hints=hints,
         )
         self._heartbeat = Heartbeat(
@@ -95,11 +94,10 @@ class Runtime:
         )
         self._registry = RegistryStore(client=self._client, keys=self._keys, digest=config.digest)
         self._registrar = Registrar(
-            providers=providers,
-            configs={i.provider_id: mask(i.config) for i in config.providers.inference},
+            sources=self._fleet.sources,
             store=self._registry,
             worker=self.name,
-            on_models=router.update,
+            on_registry=self._fleet.catalog.update,
         )
         self._running: dict[str, Interrupts] = {}
         self._draining = False
@@ -183,8 +181,7 @@ class Runtime:
             with gevent.Timeout(_FAREWELL_S, False):
                 self._heartbeat.stop()
                 self._registry.gone(self.name)
-                for provider in self._providers.values():
-                    provider.close()
+                self._fleet.close()
         except StoreError as error:
             logger.info("no farewell to the store: %s", error)
         finally:

@@ -1,7 +1,7 @@
 """Runs shields: those of a touch point at once, each by the provider that has it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gevent
@@ -22,21 +22,19 @@ class ServedShield:
 
 
 class Shields:
-    """Finds shields by what the providers listed last."""
+    """Runs shields. `find` gives the one that a tenant knows by a name, or raises ProviderError."""
 
-    def __init__(self) -> None:
-        self._served: dict[str, ServedShield] = {}
+    def __init__(self, *, find: Callable[[str, str], ServedShield]) -> None:
+        self._find = find
 
-    def update(self, served: dict[str, ServedShield]) -> None:
-        """What is served from now on, by identifier."""
-        self._served = served
-
-    def run(self, identifiers: Sequence[str], messages: Sequence[Json], *, on_error: str = "block") -> Json | None:
+    def run(
+        self, identifiers: Sequence[str], messages: Sequence[Json], *, tenant: str, on_error: str = "block"
+    ) -> Json | None:
         """The first objection in the order of `identifiers`, as Llama Stack's `SafetyViolation`, or None.
 
         A shield that fails blocks (raises its ProviderError), or with `on_error: allow` lets pass.
         """
-        looks = [gevent.spawn(self._look, identifier, messages) for identifier in identifiers]
+        looks = [gevent.spawn(self._look, tenant, identifier, messages) for identifier in identifiers]
         try:
             gevent.joinall(looks)
         finally:
@@ -50,21 +48,11 @@ class Shields:
             raise failed
         return None
 
-    def _look(self, identifier: str, messages: Sequence[Json]) -> Json | ProviderError | None:
+    def _look(self, tenant: str, identifier: str, messages: Sequence[Json]) -> Json | ProviderError | None:
         try:
-            served = self._find(identifier)
+            served = self._find(tenant, identifier)
             violation = served.provider.run_shield(served.shield, messages)
         except ProviderError as error:
             logger.warning("shield %s failed: %s", identifier, error)
             return error
         return None if violation is None else violation.as_json()
-
-    def _find(self, identifier: str) -> ServedShield:
-        if identifier in self._served:
-            return self._served[identifier]
-        known = ", ".join(sorted(self._served)) or "none"
-        raise ProviderError(
-            f"No provider runs the shield '{identifier}' now. Known: {known}.",
-            provider_id="",
-            code="shield_not_found",
-        )

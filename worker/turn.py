@@ -157,14 +157,16 @@ class TurnRun:
 
     def _server_tools(self) -> dict[str, BoundTool]:
         if self._bound is None:
-            self._bound = self._tools.toolbox.resolve(self._state.config.get("toolgroups") or [])
+            self._bound = self._tools.toolbox.resolve(
+                self._state.config.get("toolgroups") or [], tenant=self.ref.tenant
+            )
         return self._bound
 
     def _infer(self) -> None:
         config, done = self._state.config, len(self._state.inference_steps)
         history = self._history()
         with self._interrupts.open():
-            provider, model = self._tools.router.route(config["model"])
+            provider, model = self._tools.router.route(config["model"], tenant=self.ref.tenant)
             request = ChatRequest(
                 model=model,
                 messages=chat_messages(history, self._state),
@@ -185,7 +187,7 @@ class TurnRun:
     def _object_to(self, shields: list[str], messages: list[Json]) -> Json | None:
         with self._interrupts.open():
             on_error = self._state.config.get("shield_on_error", "block")
-            return self._tools.shields.run(shields, messages, on_error=on_error)
+            return self._tools.shields.run(shields, messages, tenant=self.ref.tenant, on_error=on_error)
 
     def _run_shields(self, touchpoint: str, shields: list[str], messages: list[Json]) -> None:
         """One step for all shields of a touch point."""

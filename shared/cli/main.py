@@ -28,6 +28,7 @@ VARIABLES = {
     "workers": "TURNSTONE_WORKERS",
     "api_processes": "TURNSTONE_API_PROCESSES",
     "config": "TURNSTONE_CONFIG",
+    "queue": "TURNSTONE_QUEUE",
     "url": "TURNSTONE_URL",
 }
 

@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_dev(add("dev", "run store, API and workers in this terminal"))
     add("api", "run the API (TURNSTONE_REDIS_URL names the store)")
-    add("worker", "run one worker (TURNSTONE_REDIS_URL names the store)")
+    _add_worker(add("worker", "run one worker (TURNSTONE_REDIS_URL names the store)"))
     _add_config(add("config", "check or show the run config, secrets masked", epilog=_CONFIG))
     _add_ask(add("ask", "submit a turn and watch it", epilog=_ASK))
     _add_tail(add("tail", "watch a turn that was submitted elsewhere", epilog=_TAIL))
@@ -93,6 +93,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _parser(make: Callable[..., argparse.ArgumentParser], *args: str, **kwargs: str | None) -> argparse.ArgumentParser:
     return make(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+
+def _add_worker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--queue",
+        metavar="NAME",
+        help="turns (default), or calls: what clients wait for, such as registering; a deployment needs one of each",
+    )
 
 
 def _add_dev(parser: argparse.ArgumentParser) -> None:

@@ -40,6 +40,14 @@ class ShardKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class CallKeys:
+    """Keys of one call that a client waits for. Both go with the call, or expire."""
+
+    request: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
 class Keys:
     """Builds all keys of one installation. `prefix` lets several share a server."""
 
@@ -86,6 +94,14 @@ class Keys:
     def registry(self, digest: str) -> str:
         """What the providers of one run config serve."""
         return f"{self.prefix}:registry:{digest}"
+
+    def registrations(self, tenant: str) -> str:
+        """What a tenant has registered with providers, kept until it is deleted."""
+        return f"{self.prefix}:{tenant}:registrations"
+
+    def call(self, call_id: str) -> CallKeys:
+        base = f"{self.prefix}:call:{{{call_id}}}"
+        return CallKeys(f"{base}:request", f"{base}:reply")
 
     @property
     def workers(self) -> str:

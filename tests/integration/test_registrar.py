@@ -1,6 +1,6 @@
 """The registrar on a real store: what providers serve is what the API reads, also where some of them are down."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import gevent
@@ -10,11 +10,12 @@ from redis import Redis
 from shared.errors import ProviderError, StoreError
 from shared.log.keys import Keys
 from shared.redis_client import connect
-from shared.registry import RegisteredModel, Registry, RegistryStore
+from shared.registry import Registry, RegistryStore
 from worker import registrar as registrar_module
-from worker.providers.inference import InferenceProvider, Model
+from worker.providers.inference import Model
 from worker.providers.scripted import ScriptedConfig, ScriptedInference
 from worker.registrar import Registrar
+from worker.sources import InferenceSource, Source
 
 DEADLINE_S = 10.0
 
@@ -67,21 +68,17 @@ class Bench:
     told: list[tuple[list[str], bool]] = field(default_factory=list)
     running: list[gevent.Greenlet] = field(default_factory=list)
 
-    def registrar(self, *providers: Listed) -> Registrar:
-        by_name: dict[str, InferenceProvider] = {provider.provider_id: provider for provider in providers}
-        return Registrar(
-            providers=by_name,
-            configs={name: {"url": f"http://{name}"} for name in by_name},
-            store=self.store,
-            worker="w1",
-            on_models=self._tell,
+    def _tell(self, registry: Registry, *, asked: Collection[str]) -> None:
+        self.told.append(([model.identifier for model in registry.models], "inference" in asked))
+
+    def start(self, *providers: Listed, worker: str | None = "w1") -> Registrar:
+        configs = {provider.provider_id: {"url": f"http://{provider.provider_id}"} for provider in providers}
+        return self.begin(
+            *(InferenceSource(provider=one, config=configs[one.provider_id]) for one in providers), worker=worker
         )
 
-    def _tell(self, models: list[RegisteredModel], *, complete: bool) -> None:
-        self.told.append(([model.identifier for model in models], complete))
-
-    def start(self, *providers: Listed) -> Registrar:
-        registrar = self.registrar(*providers)
+    def begin(self, *sources: Source, worker: str | None = "w1") -> Registrar:
+        registrar = Registrar(sources=sources, store=self.store, worker=worker, on_registry=self._tell)
         self.running.append(gevent.spawn(registrar.run))
         return registrar
 

@@ -8,9 +8,9 @@ import pytest
 from turnkit import Bench, turn_bench
 
 from shared.ids import TurnRef
+from shared.registry import RegisteredShield, Registry
 from worker.interrupts import CancelAsked, LeaseLost
-from worker.providers.safety import Shield
-from worker.shields import ServedShield
+from worker.registrar import APIS
 
 Json = dict[str, Any]
 MESSAGE = "Let us talk of something else."
@@ -128,9 +128,8 @@ def test_responses_of_the_clients_tools_pass_the_input_shields(bench: Bench) -> 
 
 @pytest.mark.parametrize("mode", ["hold", "stream"])
 def test_a_shield_that_fails_blocks_unless_it_is_told_to_allow(bench: Bench, mode: str) -> None:
-    served = bench.tools.shields._served["words"]
-    broken = ServedShield(served.provider, Shield(identifier="broken", resource_id="nothing"))
-    bench.tools.shields.update({"broken": broken})
+    broken = RegisteredShield(identifier="broken", provider_id="deny", resource_id="nothing")
+    bench.catalog.update(Registry(shields=[broken]), asked=APIS)
 
     blocked = bench.submit("say this", output_shields=["broken"], shield_mode=mode)
     bench.run(blocked)

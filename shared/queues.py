@@ -1,0 +1,7 @@
+"""The queues that workers serve, each with processes of its own."""
+
+TURNS_QUEUE = "turns"
+"""Hints at turns."""
+CALLS_QUEUE = "calls"
+"""Calls whose clients wait: a turn pool that is full must not keep them waiting."""
+QUEUES = (TURNS_QUEUE, CALLS_QUEUE)

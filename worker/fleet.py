@@ -1,0 +1,82 @@
+"""The provider instances of a run config, and how what they serve is found."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from shared.registrations import RegistrationStore
+from shared.runconfig import RunConfig, StaticModel, StaticShield, StaticToolGroup
+from shared.runconfig.secrets import mask
+from worker.catalog import Catalog
+from worker.providers.inference import InferenceProvider
+from worker.providers.instances import build_inference, build_safety, build_tools
+from worker.providers.safety import SafetyProvider
+from worker.providers.tools import ToolProvider
+from worker.router import Router
+from worker.sources import InferenceSource, SafetySource, Source, ToolSource
+
+S = TypeVar("S", StaticModel, StaticShield, StaticToolGroup)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """All provider instances by `provider_id`, in the config's order. One per worker process."""
+
+    inference: dict[str, InferenceProvider]
+    safety: dict[str, SafetyProvider]
+    tools: dict[str, ToolProvider]
+    catalog: Catalog
+    router: Router
+    sources: list[Source]
+
+    def close(self) -> None:
+        """Release all connections."""
+        for providers in (self.inference, self.safety, self.tools):
+            for provider in providers.values():
+                provider.close()
+
+
+def build_fleet(config: RunConfig, registrations: RegistrationStore) -> Fleet:
+    """Talks to nobody. Raises ConfigError for a wrong `config` of a provider, and for an entry without a provider."""
+    inference, tools = build_inference(config), build_tools(config)
+    # Guard models are asked through the router, which finds safety providers through the catalog: so those are
+    # added last.
+    safety: dict[str, SafetyProvider] = {}
+    catalog = Catalog(safety=safety, tools=tools, registrations=registrations)
+    router = Router(providers=inference, catalog=catalog)
+    safety.update(build_safety(config, chat=router.chat, serves=router.serves))
+    return Fleet(
+        inference=inference,
+        safety=safety,
+        tools=tools,
+        catalog=catalog,
+        router=router,
+        sources=_sources(config, inference, safety, tools),
+    )
+
+
+def _sources(
+    config: RunConfig,
+    inference: dict[str, InferenceProvider],
+    safety: dict[str, SafetyProvider],
+    tools: dict[str, ToolProvider],
+) -> list[Source]:
+    shown = {instance.provider_id: mask(instance.config) for _, _, instance in config.providers.instances()}
+    models = _assigned(config, "models", list(config.models), list(inference))
+    shields = _assigned(config, "shields", list(config.shields), list(safety))
+    groups = _assigned(config, "toolgroups", list(config.toolgroups), list(tools))
+    return [
+        *(InferenceSource(provider=p, config=shown[i], models=models.get(i, [])) for i, p in inference.items()),
+        *(SafetySource(provider=p, config=shown[i], shields=shields.get(i, [])) for i, p in safety.items()),
+        *(ToolSource(provider=p, config=shown[i], toolgroups=groups.get(i, [])) for i, p in tools.items()),
+    ]
+
+
+def _assigned(config: RunConfig, section: str, entries: list[S], providers: list[str]) -> dict[str, list[S]]:
+    """The static entries by provider; the only instance of an API need not be named."""
+    assigned: dict[str, list[S]] = {}
+    for index, entry in enumerate(entries):
+        if entry.provider_id is None and len(providers) != 1:
+            known = f"there are: {', '.join(providers)}" if providers else "none is configured"
+            raise config.origin.error((section, index, "provider_id"), f"name the provider instance; {known}.")
+        assigned.setdefault(entry.provider_id or providers[0], []).append(entry)
+    return assigned

@@ -1,0 +1,201 @@
+"""What calls can ask for: registering with providers, and direct use of what they serve.
+
+Every operation takes a payload of JSON in which `tenant` says for whom, and raises InvalidRequest, NotFound, Conflict
+or ProviderError.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TypeVar
+
+from shared.errors import Conflict, InvalidRequest
+from shared.events import Json
+from shared.ids import DEFAULT_TENANT
+from shared.registrations import Kind, Registration, RegistrationStore
+from shared.registry import RegisteredTool, RegisteredToolGroup, Registry
+from worker.calls import Operation
+from worker.catalog import tool_group
+from worker.direct import DirectInference
+from worker.fleet import Fleet
+from worker.providers.inference import Model
+from worker.providers.safety import Shield
+from worker.providers.tools_schema import invalid_arguments
+from worker.sources import registered_tool
+
+P = TypeVar("P")
+
+
+class Operations:
+    """The operations on a fleet of providers."""
+
+    def __init__(self, *, fleet: Fleet, registrations: RegistrationStore) -> None:
+        self._fleet = fleet
+        self._catalog = fleet.catalog
+        self._registrations = registrations
+        self._direct = DirectInference(router=fleet.router)
+
+    def table(self) -> Mapping[str, Operation]:
+        """The operations by name."""
+        return {
+            "register_model": self.register_model,
+            "register_shield": self.register_shield,
+            "register_toolgroup": self.register_toolgroup,
+            "list_tools": self.list_tools,
+            "invoke_tool": self.invoke_tool,
+            "run_shield": self.run_shield,
+            "chat_completion": self._direct.chat_completion,
+            "chat_completion_stream": self._direct.chat_completion_stream,
+        }
+
+    def register_model(self, payload: Json) -> Json:
+        """`{model_id, provider_id?, provider_model_id?, model_type, metadata}`."""
+        tenant, identifier = payload["tenant"], payload["model_id"]
+        provider = _chosen(self._fleet.inference, payload.get("provider_id"), api="inference")
+        resource_id = payload.get("provider_model_id") or identifier
+        known = self._catalog.current(tenant, "inference").exact_model(identifier)
+        if known is not None:
+            served = known.resource_ids.get(provider.provider_id, resource_id)
+            if served != resource_id:
+                what = f"The provider '{provider.provider_id}' serves its model '{served}' as '{identifier}' already"
+                raise _taken(what, "model")
+            if known.model_type != payload["model_type"]:
+                raise _taken(f"The model '{identifier}' is there already, with the type {known.model_type}", "model")
+        accepted = provider.register_model(
+            Model(
+                identifier=identifier,
+                resource_id=resource_id,
+                model_type=payload["model_type"],
+                metadata=payload["metadata"],
+            )
+        )
+        details = {"model_type": accepted.model_type, "metadata": accepted.metadata}
+        self._keep(tenant, Kind.MODEL, identifier, provider.provider_id, accepted.resource_id, details)
+        return {}
+
+    def register_shield(self, payload: Json) -> Json:
+        """`{shield_id, provider_id?, provider_shield_id?, params}`."""
+        tenant, identifier = payload["tenant"], payload["shield_id"]
+        provider = _chosen(self._fleet.safety, payload.get("provider_id"), api="safety")
+        shield = Shield(
+            identifier=identifier,
+            resource_id=payload.get("provider_shield_id") or identifier,
+            params=payload["params"],
+        )
+        known = self._catalog.current(tenant, "safety").shield(identifier)
+        if known is not None and (known.provider_id, known.resource_id, known.params) != (
+            provider.provider_id,
+            shield.resource_id,
+            shield.params,
+        ):
+            raise _taken(f"The shield '{identifier}' is there already, and another one", "shield")
+        accepted = provider.register_shield(shield)
+        details = {"params": accepted.params}
+        self._keep(tenant, Kind.SHIELD, identifier, provider.provider_id, accepted.resource_id, details)
+        return {}
+
+    def register_toolgroup(self, payload: Json) -> Json:
+        """`{toolgroup_id, provider_id?, mcp_endpoint?, args?}`."""
+        tenant, identifier = payload["tenant"], payload["toolgroup_id"]
+        provider = _chosen(self._fleet.tools, payload.get("provider_id"), api="tool_runtime")
+        details = {"mcp_endpoint": payload.get("mcp_endpoint"), "args": payload.get("args") or {}}
+        registry = self._catalog.current(tenant, "tool_runtime")
+        if registry.toolgroup(identifier) is not None:
+            self._refuse_other_group(tenant, identifier, provider.provider_id, details)
+        # Group names of several tenants meet in one provider instance; ids hold no slash.
+        name = identifier if tenant == DEFAULT_TENANT else f"{tenant}/{identifier}"
+        provider.register_toolgroup(tool_group(name, details))
+        tools = [asdict(registered_tool(tool)) for tool in provider.list_tools(name)]
+        self._keep(tenant, Kind.TOOLGROUP, identifier, provider.provider_id, name, {**details, "tools": tools})
+        return {}
+
+    def list_tools(self, payload: Json) -> Json:
+        """`{toolgroup_id}` as its provider lists it now: `{tools}`."""
+        tenant, identifier = payload["tenant"], payload["toolgroup_id"]
+        registry = self._catalog.current(tenant, "tool_runtime")
+        registry.require_toolgroups([identifier], param="tool_group_id")
+        group = registry.toolgroup(identifier)
+        if group is None:
+            return {"tools": [asdict(tool) for _, tool in registry.tools_of(identifier)]}
+        provider = self._catalog.provider_of(tenant, group)
+        return {"tools": [asdict(registered_tool(tool)) for tool in provider.list_tools(group.resource_id)]}
+
+    def invoke_tool(self, payload: Json) -> Json:
+        """`{tool_name, arguments, key}`: `{content, error_code, error_message, metadata}`. `key` names this call."""
+        tenant, arguments = payload["tenant"], payload["arguments"]
+        registry = self._catalog.current(tenant, "tool_runtime")
+        bound = self._catalog.bind(tenant, *_one_tool(registry, payload["tool_name"]))
+        problem = invalid_arguments(bound.tool, arguments)
+        if problem is not None:
+            raise InvalidRequest(problem, param="kwargs", code="invalid_arguments")
+        result = bound.provider.invoke(bound.tool, arguments, idempotency_key=payload["key"])
+        return {
+            "content": result.content,
+            "error_code": 1 if result.error else None,
+            "error_message": _text(result.content) if result.error else None,
+            "metadata": result.metadata,
+        }
+
+    def run_shield(self, payload: Json) -> Json:
+        """`{shield_id, messages, params}`: `{violation}`, null where there is nothing to object to."""
+        served = self._catalog.shield(payload["tenant"], payload["shield_id"])
+        shield = Shield(
+            identifier=served.shield.identifier,
+            resource_id=served.shield.resource_id,
+            params={**served.shield.params, **payload["params"]},
+        )
+        violation = served.provider.run_shield(shield, payload["messages"])
+        return {"violation": None if violation is None else violation.as_json()}
+
+    def _refuse_other_group(self, tenant: str, identifier: str, provider_id: str, details: Json) -> None:
+        """A repetition is harmless; anything else under the same name is not what is there."""
+        for one in self._registrations.of(tenant):
+            if one.kind is Kind.TOOLGROUP and one.identifier == identifier:
+                kept = {key: one.details[key] for key in details}
+                if (one.provider_id, kept) == (provider_id, details):
+                    return
+        raise _taken(f"The tool group '{identifier}' is there already, and another one", "toolgroup")
+
+    def _keep(
+        self, tenant: str, kind: Kind, identifier: str, provider_id: str, resource_id: str, details: Json
+    ) -> None:
+        registration = Registration(
+            kind=kind, identifier=identifier, provider_id=provider_id, resource_id=resource_id, details=details
+        )
+        self._registrations.put(tenant, registration)
+
+
+def _chosen(providers: Mapping[str, P], provider_id: str | None, *, api: str) -> P:
+    """The instance of that name, or the only one."""
+    known = ", ".join(providers) or "none"
+    if provider_id is None and len(providers) == 1:
+        return next(iter(providers.values()))
+    if provider_id is None:
+        problem = f"Name the {api} provider in provider_id. Configured: {known}."
+        raise InvalidRequest(problem, param="provider_id", code="provider_not_named")
+    if provider_id not in providers:
+        problem = f"There is no {api} provider '{provider_id}'. Configured: {known}."
+        raise InvalidRequest(problem, param="provider_id", code="provider_not_found")
+    return providers[provider_id]
+
+
+def _taken(what: str, kind: str) -> Conflict:
+    return Conflict(f"{what}. Delete it first, or choose another {kind}_id.", code="already_registered")
+
+
+def _one_tool(registry: Registry, name: str) -> tuple[RegisteredToolGroup, RegisteredTool]:
+    """The tool of this name, or of `group/tool`."""
+    found = [(group, tool) for group in registry.toolgroups for tool in group.tools if tool.name == name]
+    if not found and registry.toolgroup(name) is None:
+        found = registry.tools_of(name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{group.identifier}/{tool.name}" for group, tool in found)
+        problem = f"Several tool groups have a tool '{name}': name one of {names}."
+        raise InvalidRequest(problem, param="tool_name", code="tool_ambiguous")
+    known = ", ".join(sorted(tool.name for group in registry.toolgroups for tool in group.tools)) or "none"
+    raise InvalidRequest(f"There is no tool '{name}'. Known: {known}.", param="tool_name", code="tool_not_found")
+
+
+def _text(content: str | list[Json]) -> str:
+    return content if isinstance(content, str) else "\n".join(str(item.get("text") or "") for item in content)
