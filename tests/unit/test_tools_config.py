@@ -115,3 +115,9 @@ def test_a_parameter_that_is_called_like_a_credential_is_none(tmp_path: Path) ->
     [one] = built(tmp_path, ("remote::http", config)).values()
     assert [schema["properties"] for schema in schema_of(one, "p0")] == [properties]
     one.close()
+
+
+def test_what_is_listed_of_a_server_shows_no_query(tmp_path: Path) -> None:
+    [one] = built(tmp_path, ("remote::mcp", "{uri: 'http://x/mcp?key=${env.KEY}'}")).values()
+    assert [group.mcp_endpoint for group in one.list_toolgroups()] == [{"uri": "http://x/mcp"}]
+    one.close()

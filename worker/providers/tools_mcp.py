@@ -44,7 +44,9 @@ class McpTools(ToolProvider):
         self._own: _Served | None = None
         self._groups: dict[str, _Served] = {}
         if config.own_uri is not None:
-            group = ToolGroup(identifier=config.toolgroup_id or provider_id, mcp_endpoint={"uri": config.own_uri})
+            group = ToolGroup(
+                identifier=config.toolgroup_id or provider_id, mcp_endpoint={"uri": _public(config.own_uri)}
+            )
             self._own = _Served(group=group, endpoint=config.endpoint(config.own_uri, {}))
             self._groups[group.identifier] = self._own
 
@@ -187,6 +189,11 @@ class McpTools(ToolProvider):
                 return "tool_failed", f"has no MCP endpoint there (404): check the path in its `uri`.{said}"
             case "failed":
                 return "tool_failed", f"failed{status}: look into the log of the server at {host}.{said}"
+
+
+def _public(uri: str) -> str:
+    """`uri` for listings, which everybody reads: without its query, which may hold a credential."""
+    return urlsplit(uri)._replace(query="").geturl()
 
 
 def _no_connection(said: str, host: str) -> str:
