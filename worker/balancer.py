@@ -10,7 +10,7 @@ import gevent
 
 from shared.errors import ProviderError
 from worker.failover import Failover, Verdict, judge
-from worker.places import Instance, Places
+from worker.places import Instance, NoPlace, Places
 from worker.providers.inference import InferenceProvider
 
 T = TypeVar("T")
@@ -49,23 +49,25 @@ class Balancer:
         while True:
             if pause:
                 self._sleep(pause)
-            with self._places.taken(failover.candidates) as instance:
-                begun = False
-                try:
-                    provider = instance.provider
-                    asked = ask(provider, resource_ids[provider.provider_id], failover.is_alone)
-                    with closing(cast(Generator[T], asked)) as items:
-                        for item in items:
-                            if not begun:
-                                begun = True
-                                self._answered(instance)
-                            yield item
-                    return
-                except ProviderError as error:
-                    self._failed(instance, error)
-                    if begun:
-                        raise
-                    pause = failover.pause_after(instance, error)
+            try:
+                with self._places.taken(failover.candidates) as instance:
+                    asked = ask(instance.provider, resource_ids[instance.provider.provider_id], failover.is_alone)
+                    begun = False
+                    try:
+                        with closing(cast(Generator[T], asked)) as items:
+                            for item in items:
+                                if not begun:
+                                    begun = True
+                                    self._answered(instance)
+                                yield item
+                        return
+                    except ProviderError as error:
+                        self._failed(instance, error)
+                        if begun:
+                            raise
+                        pause = failover.pause_after(instance, error)
+            except NoPlace as busy:
+                raise failover.fault(busy) from None
 
     def call(self, model: str, resource_ids: Mapping[str, str], ask: Callable[[InferenceProvider, str], T]) -> T:
         """As `stream`, for an answer that comes in one piece."""

@@ -12,6 +12,10 @@ from worker.circuit import Circuit
 from worker.providers.inference import InferenceProvider
 
 
+class NoPlace(ProviderError):
+    """None of the instances had a place free in time."""
+
+
 @dataclass(slots=True, eq=False)
 class Instance:
     """A provider instance as this worker process uses it. `is_listed`: it answered when it was asked for its models."""
@@ -71,7 +75,7 @@ class Places:
     def taken(self, instances: Sequence[Instance]) -> Iterator[Instance]:
         """A place on one of `instances` for the length of the block.
 
-        Waits for one as long as the most patient of them says; then raises ProviderError `provider_busy`.
+        Waits for one as long as the most patient of them says; then raises NoPlace.
         """
         request = _Request(instances)
         self._waiting[request] = None
@@ -122,11 +126,11 @@ class Places:
             self.look_again()
 
 
-def _busy(instances: Sequence[Instance]) -> ProviderError:
+def _busy(instances: Sequence[Instance]) -> NoPlace:
     names = " and ".join(f"'{one.provider.provider_id}'" for one in instances)
     wait_s = max(one.provider.place_timeout_s for one in instances)
     several = len(instances) > 1
-    return ProviderError(
+    return NoPlace(
         f"Provider{'s' if several else ''} {names} had no place free for {wait_s:g} s (`place_timeout_s`): raise "
         "`max_concurrency`, add an instance, or run fewer turns at once.",
         provider_id="" if several else instances[0].provider.provider_id,
