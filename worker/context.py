@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from shared.events import Json
 from shared.fold import TurnState
 
+_NO_IMAGE: Json = {"type": "text", "text": "[an image, which the model is not shown]"}
 _UNANSWERED = "The turn ended before this tool was run: its outcome is unknown."
 
 
@@ -71,4 +72,7 @@ def _close(unanswered: dict[str, Json]) -> list[Json]:
 
 
 def _tool_message(call_id: str, content: object) -> Json:
+    """Models take text from tools; that there was an image is all that they are told."""
+    if not isinstance(content, str):
+        content = [item if item.get("type") == "text" else _NO_IMAGE for item in _items(content)]
     return {"role": "tool", "call_id": call_id, "content": content}

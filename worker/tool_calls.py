@@ -56,7 +56,7 @@ def run_calls(
 def _without_a_call(step: OpenStep, call: Json, bound: BoundTool) -> Json | None:
     if call["call_id"] in step.intents and bound.tool.replay is Replay.NEVER:
         return error_response(call, UNKNOWN_OUTCOME)
-    problem = invalid_arguments(bound.tool, {**call["arguments"], **bound.args})
+    problem = invalid_arguments(bound.open_tool, call["arguments"])
     return None if problem is None else error_response(call, f"Error: {problem}")
 
 

@@ -1,10 +1,11 @@
 """Which server tools a turn has, and who runs them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shared.events import Json
 from worker.providers.tools import Tool, ToolProvider
+from worker.providers.tools_schema import without_fixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +16,17 @@ class BoundTool:
     tool: Tool
     args: Json = field(default_factory=dict)
 
+    @property
+    def open_tool(self) -> Tool:
+        """The tool as the model gets to know it: without the arguments that are given to every call."""
+        if not self.args:
+            return self.tool
+        return replace(self.tool, input_schema=without_fixed(self.tool.input_schema, self.args))
+
     def described(self) -> Json:
-        """As the model gets to know it."""
-        return {
-            "name": self.tool.name,
-            "description": self.tool.description,
-            "input_schema": self.tool.input_schema,
-        }
+        """As the model is told of it."""
+        tool = self.open_tool
+        return {"name": tool.name, "description": tool.description, "input_schema": tool.input_schema}
 
 
 class Toolbox:
