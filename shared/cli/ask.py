@@ -73,7 +73,15 @@ def _submit(api: ApiClient, terminal: Terminal, question: Question) -> TurnPath:
         session_id = question.session_id or _new_session(api, agent_id, question.text)
         if question.model is not None:
             body["model"] = question.model
-    turn = api.post(f"{session_path(agent_id, session_id)}/turn", body, key=_new_key())
+    try:
+        turn = api.post(f"{session_path(agent_id, session_id)}/turn", body, key=_new_key())
+    except KeyboardInterrupt:
+        terminal.note(
+            "Interrupted before the API had answered. Whether the turn was accepted is told by:\n"
+            f"  turnstone turns {shlex.quote(agent_id)} \\\n    {shlex.quote(session_id)}",
+            style=0,
+        )
+        raise
     return TurnPath(agent_id=agent_id, session_id=session_id, turn_id=turn["turn_id"])
 
 

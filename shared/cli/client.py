@@ -137,7 +137,7 @@ class ApiClient:
         message = " ".join(body["detail"].split())
         if param and param not in message:
             message = f"{param}: {message}"
-        message = " ".join(filter(None, (message, _hint(reply.status_code, message))))
+        message = " ".join(filter(None, (message, _hint(reply, message))))
         if reply.status_code in NOT_READY:
             return ApiUnreachable(message)
         return ApiRefused(message, status=reply.status_code, code=code)
@@ -160,10 +160,12 @@ class _Broken(ApiUnreachable):
     """The request may have arrived: it can be repeated where it has an idempotency key."""
 
 
-def _hint(status: int, message: str) -> str | None:
-    if status == 401:
+def _hint(reply: httpx.Response, message: str) -> str | None:
+    if reply.status_code == 401:
         return "Set TURNSTONE_API_KEY to one of the server's api_keys."
-    match = _LISTING.search(message) if status == 404 else None
+    if reply.status_code == 500 and "X-Request-Id" in reply.headers:
+        return f"(X-Request-Id: {reply.headers['X-Request-Id']})"
+    match = _LISTING.search(message) if reply.status_code == 404 else None
     return None if match is None else f"Or: turnstone {_listing_command(match)}"
 
 

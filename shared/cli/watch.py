@@ -152,10 +152,10 @@ class _Watching:
         return None
 
     def _ask(self) -> Choice:
-        self._terminal.prompt("\n[D]etach (the turn goes on), [c]ancel it, or [k]eep watching? ")
         # A second Ctrl-C is an answer too.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
+            self._terminal.prompt("\n[D]etach (the turn goes on), [c]ancel it, or [k]eep watching? ")
             answer = sys.stdin.readline().strip().lower()
         except KeyboardInterrupt:
             answer = ""

@@ -75,6 +75,10 @@ def test_the_key_is_sent_as_bearer_token_and_stands_in_no_repr() -> None:
             problem(400, "No provider\nserves it.", param="agent_config.model"),
             "^agent_config.model: No provider serves",
         ),
+        (
+            httpx.Response(500, json={"detail": "Its log has it."}, headers={"X-Request-Id": "r1"}),
+            r"^Its log has it. \(X-Request-Id: r1\)$",
+        ),
         (httpx.Response(404, text="<html>"), "answers 404 Not Found, but not as Turnstone does"),
         (httpx.Response(200, text="<html>"), "answers 200 OK, but not as Turnstone does"),
         (httpx.Response(302, headers={"Location": "/login"}), "answers 302 Found, but not as Turnstone does"),
