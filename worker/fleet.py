@@ -6,6 +6,7 @@ from typing import TypeVar
 from shared.registrations import RegistrationStore
 from shared.runconfig import RunConfig, StaticModel, StaticShield, StaticToolGroup
 from shared.runconfig.secrets import mask
+from worker.balancer import Balancer
 from worker.catalog import Catalog
 from worker.providers.inference import InferenceProvider
 from worker.providers.instances import build_inference, build_safety, build_tools
@@ -50,7 +51,7 @@ def build_fleet(config: RunConfig, registrations: RegistrationStore) -> Fleet:
         tools=tools,
         catalog=catalog,
         router=router,
-        sources=_sources(config, inference, safety, tools),
+        sources=_sources(config, inference, safety, tools, router.balancer),
     )
 
 
@@ -59,13 +60,17 @@ def _sources(
     inference: dict[str, InferenceProvider],
     safety: dict[str, SafetyProvider],
     tools: dict[str, ToolProvider],
+    balancer: Balancer,
 ) -> list[Source]:
     shown = {instance.provider_id: mask(instance.config) for _, _, instance in config.providers.instances()}
     models = _assigned(config, "models", list(config.models), list(inference))
     shields = _assigned(config, "shields", list(config.shields), list(safety))
     groups = _assigned(config, "toolgroups", list(config.toolgroups), list(tools))
     return [
-        *(InferenceSource(provider=p, config=shown[i], models=models.get(i, [])) for i, p in inference.items()),
+        *(
+            InferenceSource(provider=p, balancer=balancer, config=shown[i], models=models.get(i, []))
+            for i, p in inference.items()
+        ),
         *(SafetySource(provider=p, config=shown[i], shields=shields.get(i, [])) for i, p in safety.items()),
         *(ToolSource(provider=p, config=shown[i], toolgroups=groups.get(i, [])) for i, p in tools.items()),
     ]

@@ -1,7 +1,7 @@
 """Runs one inference step: asks the model and turns its deltas into events."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from shared.clock import Stamps
@@ -10,10 +10,8 @@ from shared.fold import HELD_REPLY
 from shared.ids import new_step_id
 from worker.journal import TurnWriter
 from worker.providers.inference import (
-    ChatRequest,
     Delta,
     Finished,
-    InferenceProvider,
     StopReason,
     TextDelta,
     ToolCallDelta,
@@ -37,20 +35,18 @@ class Reply:
 def run_inference(
     writer: TurnWriter,
     *,
-    provider: InferenceProvider,
-    request: ChatRequest,
+    deltas: Iterator[Delta],
     stamps: Stamps,
     last_one: bool,
     held: bool = False,
 ) -> None:
-    """One step from start to end. `last_one`: the turn may not ask again, so it ends with this reply.
+    """One step from start to end, of `deltas`. `last_one`: the turn may not ask again, so it ends with this reply.
 
     `held`: nothing of the reply is shown; it goes into the private record, and the step stays open for `show_reply`.
     Raises ProviderError; the caller then ends the turn. Leaving by any exception closes the connection.
     """
     step_id, started_at, reply = new_step_id(), stamps.next(), Reply()
     writer.emit(StepStart(step_type=STEP, step_id=step_id, started_at=started_at, metadata={}))
-    deltas = provider.chat(request)
     try:
         for number, delta in enumerate(deltas):
             shown = take(reply, delta)

@@ -105,11 +105,22 @@ class Registrar:
                     provider_id=source.provider_id,
                     provider_type=source.provider_type,
                     config=source.config,
-                    health=self._health.get(source.provider_id, {"status": "Not asked yet"}),
+                    health=self._health_of(source),
                 )
                 for source, _ in there
             ],
         )
+
+    def refresh(self) -> None:
+        """Publish again soon: what a source says of itself has changed."""
+        if self._health.keys() == self._sources.keys():
+            self._news.set()
+
+    def _health_of(self, source: Source) -> Json:
+        fault = source.fault()
+        if fault is not None:
+            return _failing(fault)
+        return self._health.get(source.provider_id, {"status": "Not asked yet"})
 
     def _note(self, provider_id: str, problem: str | None) -> None:
         """The provider's health, and a line in the log where it is new that something is wrong."""

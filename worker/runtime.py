@@ -99,6 +99,7 @@ class Runtime:
             worker=self.name,
             on_registry=self._fleet.catalog.update,
         )
+        self._fleet.router.balancer.watch(self._registrar.refresh)
         self._running: dict[str, Interrupts] = {}
         self._draining = False
 

@@ -11,6 +11,7 @@ from shared.events import Json
 from shared.registry import RegisteredShield, RegisteredTool, RegisteredToolGroup
 from shared.runconfig import StaticModel, StaticShield, StaticToolGroup
 from shared.runconfig.secrets import mask, protect
+from worker.balancer import Balancer
 from worker.providers.inference import InferenceProvider, Model
 from worker.providers.safety import SafetyProvider, Shield
 from worker.providers.tools import Tool, ToolGroup, ToolProvider
@@ -43,6 +44,10 @@ class Source(ABC):
     def ask(self) -> Listing:
         """What the provider serves now. Raises ProviderError."""
 
+    def fault(self) -> str | None:
+        """Why requests avoid the provider now, though it may list what it serves."""
+        return None
+
     def _register(self, entries: Iterable[tuple[str, Callable[[], object]]]) -> str | None:
         """Register what was not accepted yet; the provider's reason where it refuses one."""
         problem = None
@@ -63,9 +68,17 @@ class InferenceSource(Source):
 
     api = "inference"
 
-    def __init__(self, *, provider: InferenceProvider, config: Json, models: Sequence[StaticModel] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        provider: InferenceProvider,
+        balancer: Balancer,
+        config: Json,
+        models: Sequence[StaticModel] = (),
+    ) -> None:
         super().__init__(provider_id=provider.provider_id, provider_type=provider.provider_type, config=config)
         self._provider = provider
+        self._balancer = balancer
         self._models = {
             model.model_id: Model(
                 identifier=model.model_id,
@@ -77,13 +90,25 @@ class InferenceSource(Source):
         }
 
     def ask(self) -> Listing:
-        listed = self._provider.list_models()
+        listed = self._list()
         problem = self._register(
             (name, partial(self._provider.register_model, model)) for name, model in self._models.items()
         )
         own = [model for name, model in self._models.items() if name in self._accepted]
         names = {model.identifier for model in own}
         return Listing(models=[*(model for model in listed if model.identifier not in names), *own], problem=problem)
+
+    def fault(self) -> str | None:
+        return self._balancer.fault(self.provider_id)
+
+    def _list(self) -> list[Model]:
+        answered = False
+        try:
+            listed = self._provider.list_models()
+            answered = True
+        finally:
+            self._balancer.listed(self.provider_id, answered=answered)
+        return listed
 
 
 class SafetySource(Source):

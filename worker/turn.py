@@ -166,9 +166,8 @@ class TurnRun:
         config, done = self._state.config, len(self._state.inference_steps)
         history = self._history()
         with self._interrupts.open():
-            provider, model = self._tools.router.route(config["model"], tenant=self.ref.tenant)
             request = ChatRequest(
-                model=model,
+                model=config["model"],
                 messages=chat_messages(history, self._state),
                 tools=[*(config.get("client_tools") or ()), *(b.described() for b in self._server_tools().values())],
                 tool_choice=_tool_choice(config, first=done == 0),
@@ -177,8 +176,7 @@ class TurnRun:
             )
             run_inference(
                 self.writer,
-                provider=provider,
-                request=request,
+                deltas=self._tools.router.chat(request, tenant=self.ref.tenant),
                 stamps=self._stamps,
                 last_one=done + 1 >= config["max_infer_iters"],
                 held=held_back(self._state),

@@ -11,8 +11,10 @@ from shared.errors import ProviderError, StoreError
 from shared.log.keys import Keys
 from shared.redis_client import connect
 from shared.registry import Registry, RegistryStore
+from worker import circuit as circuit_module
 from worker import registrar as registrar_module
-from worker.providers.inference import Model
+from worker.balancer import Balancer
+from worker.providers.inference import InferenceProvider, Model
 from worker.providers.scripted import ScriptedConfig, ScriptedInference
 from worker.registrar import Registrar
 from worker.sources import InferenceSource, Source
@@ -72,10 +74,14 @@ class Bench:
         self.told.append(([model.identifier for model in registry.models], "inference" in asked))
 
     def start(self, *providers: Listed, worker: str | None = "w1") -> Registrar:
-        configs = {provider.provider_id: {"url": f"http://{provider.provider_id}"} for provider in providers}
-        return self.begin(
-            *(InferenceSource(provider=one, config=configs[one.provider_id]) for one in providers), worker=worker
+        self.balancer = balancer = Balancer(providers={provider.provider_id: provider for provider in providers})
+        sources = (
+            InferenceSource(provider=one, balancer=balancer, config={"url": f"http://{one.provider_id}"})
+            for one in providers
         )
+        registrar = self.begin(*sources, worker=worker)
+        balancer.watch(registrar.refresh)
+        return registrar
 
     def begin(self, *sources: Source, worker: str | None = "w1") -> Registrar:
         registrar = Registrar(sources=sources, store=self.store, worker=worker, on_registry=self._tell)
@@ -155,6 +161,26 @@ def test_a_provider_that_is_down_does_not_stop_the_others_and_is_asked_again(ben
 
     bench.until_published("m", "n")
     assert bench.health("big") == "OK"
+
+
+def test_an_instance_that_is_set_aside_is_shown_so_until_it_may_be_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registrar_module, "ALIVE_S", DEADLINE_S)
+    bench.start(Listed("big", "m"))
+    bench.until_published("m")
+    until(lambda: bench.health("big") == "OK")
+
+    def refused(provider: InferenceProvider, model: str) -> None:
+        raise ProviderError("Provider 'big' is out of memory.", provider_id="big", retryable=True)
+
+    monkeypatch.setattr(circuit_module, "FIRST_S", 0.05)
+    with pytest.raises(ProviderError):
+        bench.balancer.call("m", {"big": "m"}, refused)
+
+    until(lambda: bench.health("big") == "Error")
+    assert bench.published().providers[0].health["message"] == "Provider 'big' is out of memory."
+    until(lambda: bench.health("big") == "OK")
 
 
 def test_a_provider_with_a_fault_of_its_own_does_not_stop_the_others(bench: Bench) -> None:

@@ -1,17 +1,17 @@
-"""Which instance serves a model, by its name, pinned or not, and before anything is known."""
+"""Which instances serve a model, by its name, pinned or not, and before anything is known."""
 
 import gevent
 import pytest
 
 from shared.errors import ProviderError
 from shared.registry import RegisteredModel
-from worker.providers.inference import InferenceProvider
+from worker.providers.inference import ChatRequest, InferenceProvider, TextDelta
 from worker.providers.scripted import ScriptedConfig, ScriptedInference
 from worker.router import Router
 
 
-def a_provider(name: str) -> InferenceProvider:
-    return ScriptedInference(provider_id=name, config=ScriptedConfig.model_validate({"models": ["m"]}))
+def a_provider(name: str, model: str = "m") -> InferenceProvider:
+    return ScriptedInference(provider_id=name, config=ScriptedConfig.model_validate({"models": [model]}))
 
 
 PROVIDERS = {name: a_provider(name) for name in ("big", "small")}
@@ -34,27 +34,36 @@ def router() -> Router:
 
 
 @pytest.mark.parametrize(
-    ("name", "provider_id", "model"),
+    ("name", "instances"),
     [
-        ("meta/m", "big", "m"),
-        ("big/meta/m", "big", "m"),
-        ("small/meta/m", "small", "m:latest"),
-        ("big/own", "small", "own"),
-        ("small/big/own", "small", "own"),
+        ("meta/m", {"big": "m", "small": "m:latest"}),
+        ("big/meta/m", {"big": "m"}),
+        ("small/meta/m", {"small": "m:latest"}),
+        ("big/own", {"small": "own"}),
+        ("small/big/own", {"small": "own"}),
     ],
 )
 def test_a_model_is_found_by_its_name_and_on_the_instance_that_it_is_pinned_to(
-    router: Router, name: str, provider_id: str, model: str
+    router: Router, name: str, instances: dict[str, str]
 ) -> None:
-    provider, found = router.route(name)
+    assert router.instances(name) == instances
 
-    assert (provider.provider_id, found) == (provider_id, model)
+
+def test_a_reply_comes_from_each_instance_under_its_own_name_of_the_model() -> None:
+    providers = {"big": a_provider("big", "m"), "small": a_provider("small", "m:latest")}
+    router = Router(providers=providers)
+    router.update(MODELS, complete=True)
+    request = ChatRequest(model="meta/m", messages=[{"role": "user", "content": "Hello"}])
+
+    replies = [list(router.chat(request)) for _ in range(2)]
+
+    assert [reply[0] for reply in replies] == [TextDelta("Hello")] * 2
 
 
 @pytest.mark.parametrize("name", ["m", "other/meta/m", "big/big/own", "big/", "/", ""])
 def test_what_is_not_served_is_refused_with_what_is(router: Router, name: str) -> None:
     with pytest.raises(ProviderError) as refusal:
-        router.route(name)
+        router.instances(name)
 
     assert refusal.value.code == "model_not_found"
     assert "Served: big/own, meta/m." in refusal.value.message
@@ -62,7 +71,7 @@ def test_what_is_not_served_is_refused_with_what_is(router: Router, name: str) -
 
 def test_before_all_providers_have_been_asked_a_turn_waits_for_its_model() -> None:
     router = Router(providers=PROVIDERS)
-    waiting = gevent.spawn(router.route, "meta/m")
+    waiting = gevent.spawn(router.instances, "meta/m")
     gevent.sleep(0)
     router.update([], complete=False)
     gevent.sleep(0)
@@ -70,12 +79,12 @@ def test_before_all_providers_have_been_asked_a_turn_waits_for_its_model() -> No
 
     router.update(MODELS, complete=False)
 
-    assert waiting.get(timeout=5)[1] == "m"
+    assert waiting.get(timeout=5)["big"] == "m"
 
 
 def test_once_all_have_been_asked_it_waits_no_more() -> None:
     router = Router(providers=PROVIDERS)
-    waiting = gevent.spawn(router.route, "meta/m")
+    waiting = gevent.spawn(router.instances, "meta/m")
     gevent.sleep(0)
 
     router.update([], complete=True)
@@ -88,4 +97,4 @@ def test_a_model_that_is_known_is_not_waited_for() -> None:
     router = Router(providers=PROVIDERS)
     router.update(MODELS, complete=False)
 
-    assert router.route("meta/m")[1] == "m"
+    assert router.instances("meta/m")["big"] == "m"
