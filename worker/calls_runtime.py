@@ -17,6 +17,7 @@ from worker.fleet import build_fleet
 from worker.operations import Operations
 from worker.registrar import Registrar
 from worker.vital import spawn_vital
+from worker.watching import build_observer
 
 _DRAIN_S = 2.5
 _FAREWELL_S = 0.5
@@ -32,7 +33,7 @@ class CallsRuntime:
     def __init__(self, *, settings: Settings, config: RunConfig, app: Celery) -> None:
         client, keys = connect(settings.redis_url), Keys(settings.key_prefix)
         registrations = RegistrationStore(client=client, keys=keys)
-        self._fleet = build_fleet(config, registrations)
+        self._fleet = build_fleet(config, registrations, observer=build_observer(settings))
         self._registrar = Registrar(
             sources=self._fleet.sources,
             store=RegistryStore(client=client, keys=keys, digest=config.digest),

@@ -8,6 +8,8 @@ from shared.runconfig import RunConfig, StaticModel, StaticShield, StaticToolGro
 from shared.runconfig.secrets import mask
 from worker.balancer import Balancer
 from worker.catalog import Catalog
+from worker.observed import observed_inference, observed_safety, observed_tools
+from worker.observer import Observer
 from worker.providers.inference import InferenceProvider
 from worker.providers.instances import build_inference, build_safety, build_tools
 from worker.providers.safety import SafetyProvider
@@ -36,15 +38,18 @@ class Fleet:
                 provider.close()
 
 
-def build_fleet(config: RunConfig, registrations: RegistrationStore) -> Fleet:
+def build_fleet(config: RunConfig, registrations: RegistrationStore, *, observer: Observer | None = None) -> Fleet:
     """Talks to nobody. Raises ConfigError for a wrong `config` of a provider, and for an entry without a provider."""
-    inference, tools = build_inference(config), build_tools(config)
+    told = observer or Observer()
+    inference = {name: observed_inference(one, told) for name, one in build_inference(config).items()}
+    tools = {name: observed_tools(one, told) for name, one in build_tools(config).items()}
     # Guard models are asked through the router, which finds safety providers through the catalog: so those are
     # added last.
     safety: dict[str, SafetyProvider] = {}
     catalog = Catalog(safety=safety, tools=tools, registrations=registrations)
     router = Router(providers=inference, catalog=catalog)
-    safety.update(build_safety(config, chat=router.chat, serves=router.serves))
+    shields = build_safety(config, chat=router.chat, serves=router.serves)
+    safety.update({name: observed_safety(one, told) for name, one in shields.items()})
     return Fleet(
         inference=inference,
         safety=safety,

@@ -5,6 +5,7 @@ load. Text deltas of one step that wait together become one event; an event that
 """
 
 import logging
+import time
 from collections.abc import Iterable
 
 import gevent
@@ -17,6 +18,7 @@ from shared.fold import TurnState
 from shared.ids import TurnRef
 from shared.log.turn_log import Claim, TurnLog, Write, Written
 from worker.interrupts import CancelAsked, Interrupts, LeaseLost
+from worker.observer import Observer
 from worker.outage import Outage
 from worker.vital import spawn_vital
 
@@ -132,8 +134,9 @@ class TurnWriter:
 class Journal:
     """Writes the events of all turns of this process. `start` it once, `stop` it after the last turn."""
 
-    def __init__(self, *, log: TurnLog) -> None:
+    def __init__(self, *, log: TurnLog, observer: Observer | None = None) -> None:
         self._log = log
+        self._observer = observer or Observer()
         self._dirty: dict[TurnWriter, None] = {}
         self._refused: set[TurnWriter] = set()
         self._outage = Outage("events wait")
@@ -172,6 +175,7 @@ class Journal:
         batches = {writer: write for writer in writers if (write := writer.begin()) is not None}
         if not batches:
             return True
+        begun = time.monotonic()
         try:
             results = self._log.append_many(list(batches.values()))
         except StoreError as error:
@@ -180,6 +184,11 @@ class Journal:
                 self.wake(writer)
             return False
         self._outage.passed()
+        self._observer.flushed(
+            turns=len(batches),
+            events=sum(len(write.events) for write in batches.values()),
+            seconds=time.monotonic() - begun,
+        )
         refused = {}
         for writer, result in zip(batches, results, strict=True):
             if isinstance(result, StoreError):

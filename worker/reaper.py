@@ -19,6 +19,7 @@ from shared.log.reader import LogReader
 from shared.log.sessions import SessionStore
 from shared.log.turn_log import TurnLog
 from shared.redis_client import translated
+from worker.observer import Observer
 from worker.outage import Outage
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Reaper:
         sessions: SessionStore,
         hints: Hints,
         lease_s: float,
+        observer: Observer | None = None,
     ) -> None:
         self._client = client
         self._keys = keys
@@ -53,6 +55,7 @@ class Reaper:
         self._sessions = sessions
         self._hints = hints
         self._lease_s = lease_s
+        self._observer = observer or Observer()
         self._lenient_until = 0.0
         self._outage = Outage("the reaper waits")
 
@@ -124,7 +127,9 @@ class Reaper:
     def _keep_snapshot(self, member: str) -> None:
         """Fold a turn that ended inside a script."""
         ref = TurnRef.parse(member)
-        self._log.keep_snapshot(ref, orjson.dumps(self._reader.state(ref).as_turn()))
+        state = self._reader.state(ref)
+        self._log.keep_snapshot(ref, orjson.dumps(state.as_turn()))
+        self._observer.ended(state)
 
     def _now_us(self) -> int:
         seconds, micros = self._client.time()

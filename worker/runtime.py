@@ -35,6 +35,7 @@ from worker.shields import Shields
 from worker.toolbox import Toolbox
 from worker.turn import TurnRun, TurnTools
 from worker.vital import spawn_vital
+from worker.watching import build_observer
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +47,16 @@ _FAREWELL_S = 1.0
 class Runtime:
     """One per process. `start` before the first hint, `run` per hint, `drain` at the end.
 
-    Raises ConfigError for providers that cannot be built.
+    Raises ConfigError for providers that cannot be built, and for metrics that cannot be served.
     """
 
     def __init__(self, *, settings: Settings, config: RunConfig, app: Celery) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.key_prefix)
-        self._fleet = build_fleet(config, RegistrationStore(client=self._client, keys=self._keys))
+        self._observer = build_observer(settings)
+        registrations = RegistrationStore(client=self._client, keys=self._keys)
+        self._fleet = build_fleet(config, registrations, observer=self._observer)
         turns = config.turns
         log = TurnLog(
             client=self._client,
@@ -66,7 +69,7 @@ class Runtime:
         reader = LogReader(client=self._client, keys=self._keys)
         sessions = SessionStore(client=self._client, keys=self._keys, log=log)
         hints = Hints(app=app)
-        self._journal = Journal(log=log)
+        self._journal = Journal(log=log, observer=self._observer)
         self._tools = TurnTools(
             log=log,
             reader=reader,
@@ -76,6 +79,7 @@ class Runtime:
             shields=Shields(find=self._fleet.catalog.shield),
             toolbox=Toolbox(find=self._fleet.catalog.tools),
             hints=hints,
+            observer=self._observer,
         )
         self._heartbeat = Heartbeat(
             redis_url=settings.redis_url,
@@ -91,6 +95,7 @@ class Runtime:
             sessions=sessions,
             hints=hints,
             lease_s=turns.lease_s,
+            observer=self._observer,
         )
         self._registry = RegistryStore(client=self._client, keys=self._keys, digest=config.digest)
         self._registrar = Registrar(
@@ -131,7 +136,12 @@ class Runtime:
             return
         self._heartbeat.hold(ref, claim.token)
         try:
-            TurnRun(claim=claim, tools=self._tools, interrupts=interrupts).run()
+            run = TurnRun(claim=claim, tools=self._tools, interrupts=interrupts)
+            self._observer.claimed(claim, run.writer.state)
+            try:
+                run.run()
+            finally:
+                self._observer.left()
         except (SchemaTooNew, Interrupt) as reason:
             self._give_back(claim, reason)
         finally:

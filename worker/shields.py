@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import gevent
@@ -34,7 +35,8 @@ class Shields:
 
         A shield that fails blocks (raises its ProviderError), or with `on_error: allow` lets pass.
         """
-        looks = [gevent.spawn(self._look, tenant, identifier, messages) for identifier in identifiers]
+        # In this greenlet's context: what a shield logs is of the turn too.
+        looks = [gevent.spawn(copy_context().run, self._look, tenant, one, messages) for one in identifiers]
         try:
             gevent.joinall(looks)
         finally:

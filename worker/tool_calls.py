@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextvars import copy_context
 
 import gevent
 
@@ -45,7 +46,8 @@ def run_calls(
             writer.note(CALL_INTENT, {"step_id": step.step_id, "call_id": call["call_id"]})
     # An effect must not precede its intent: otherwise a taker-over would not know of it, and repeat it.
     writer.settle()
-    making = [gevent.spawn(_make, writer, step, call, bound) for call, bound in doable]
+    # In this greenlet's context: what a call logs is of the turn too.
+    making = [gevent.spawn(copy_context().run, _make, writer, step, call, bound) for call, bound in doable]
     try:
         with interrupts.open():
             gevent.joinall(making, raise_error=True)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
 from typing import TypeVar
@@ -51,6 +51,7 @@ from worker.history import History
 from worker.inference import run_inference, show_reply
 from worker.interrupts import CancelAsked, Draining, Interrupts, LeaseLost
 from worker.journal import Journal, TurnWriter
+from worker.observer import Observer
 from worker.providers.inference import ChatRequest
 from worker.router import Router
 from worker.shields import Shields
@@ -78,6 +79,7 @@ class TurnTools:
     shields: Shields
     toolbox: Toolbox
     hints: Hints
+    observer: Observer = field(default_factory=Observer)
 
 
 class TurnRun:
@@ -260,10 +262,13 @@ class TurnRun:
             write = self.writer.last_write(event)
             self._state.apply(event)
             snapshot = orjson.dumps(self._state.as_turn())
-            _, next_turn = until_stored(lambda: self._tools.log.finish(write, status=status, snapshot=snapshot))
+            stored, next_turn = until_stored(lambda: self._tools.log.finish(write, status=status, snapshot=snapshot))
         except LogError as lost:
             logger.info("turn %s ended elsewhere: %s", self.ref.turn_id, lost)
             return
+        if stored is status:
+            # Canceled in place of that, it has no snapshot yet: whoever folds it says that it has ended.
+            self._tools.observer.ended(self._state)
         if next_turn is not None:
             self._tools.hints.send(TurnRef(self.ref.tenant, self.ref.session_id, next_turn))
 

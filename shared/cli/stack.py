@@ -35,7 +35,7 @@ def room_children(settings: Settings, *, environ: Mapping[str, str]) -> list[Chi
         ChildSpec(
             name=f"worker-{number}",
             command=WORKER_COMMAND,
-            environ=env,
+            environ={**env, **_metrics_port(settings, number - 1)},
             stage=WORKER,
             grace_s=WORKER_GRACE_S,
         )
@@ -44,9 +44,15 @@ def room_children(settings: Settings, *, environ: Mapping[str, str]) -> list[Chi
     calls = ChildSpec(
         name="calls",
         command=WORKER_COMMAND,
-        environ={**env, "TURNSTONE_QUEUE": CALLS_QUEUE},
+        environ={**env, "TURNSTONE_QUEUE": CALLS_QUEUE, **_metrics_port(settings, settings.workers)},
         stage=WORKER,
         grace_s=WORKER_GRACE_S,
     )
     api = ChildSpec(name="api", command=API_COMMAND, environ=env, stage=API, grace_s=API_GRACE_S)
     return [*workers, calls, api]
+
+
+def _metrics_port(settings: Settings, place: int) -> dict[str, str]:
+    """Each worker process serves its metrics on a port of its own, from TURNSTONE_METRICS_PORT upwards."""
+    port = settings.metrics_port
+    return {"TURNSTONE_METRICS_PORT": str(port + place if port else 0)}
