@@ -1,6 +1,7 @@
 """What README and docs tell a user to run, run."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +47,27 @@ def test_the_readmes_client_program_prints_an_answer(shared_stack: Stack) -> Non
     assert "Hello" in done.stdout
 
 
+def test_the_readmes_command_line_answers(shared_stack: Stack, tmp_path: Path) -> None:
+    script = block("README.md", "bash", "turnstone ask")
+    (tmp_path / "turnstone.yaml").write_text(block("README.md", "yaml", "providers:"))
+    prepare = "git init -q . && echo one > file && git add file && echo two > file"
+    environ = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TURNSTONE_URL": shared_stack.url,
+        "OPENAI_API_KEY": "sk-test",
+    }
+
+    done = subprocess.run(
+        ["bash", "-euc", f"{prepare}\n{script}"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == 0, done.stderr
+    answer, _, rest = done.stdout.partition("\n")
+    assert answer == "What can you do?"
+    assert "scripted" in rest and rest.endswith("valid\n")
+    assert "-one\n+two" in (tmp_path / "review.txt").read_text()
+
+
 def test_the_readmes_flask_view_submits_polls_and_tails(shared_stack: Stack) -> None:
     program = block("README.md", "python", "from flask import").replace(DEFAULT_URL, shared_stack.url)
     names: dict[str, Any] = {"__name__": "readme"}
@@ -77,7 +99,8 @@ def test_the_readmes_run_config_is_valid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/api.md", "docs/performance.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/api.md", "docs/operations.md", "docs/performance.md"],
 )
 def test_links_between_documents_lead_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()
