@@ -10,6 +10,7 @@ from flask_openapi3.openapi import OpenAPI
 
 from api import routes
 from api.bodies import BODY_LIMIT
+from api.metrics import register_metrics
 from api.problems import register_problems
 from api.routing import EXTENSION
 from api.services import Services
@@ -41,6 +42,7 @@ def create_app(services: Services) -> OpenAPI:
     # The library's own page there is a menu with one entry.
     app.view_functions["openapi.openapi"] = lambda: redirect("/openapi/swagger")
     register_problems(app)
+    register_metrics(app, services)
     app.before_request(_screen)
     app.after_request(_stamp)
     for group in routes.ALL:

@@ -1,7 +1,9 @@
 """gunicorn's settings: `gunicorn -c python:api.gunicorn_conf api.wsgi:app`."""
 
 import os
+from typing import Any
 
+from api import metrics_files
 from shared import logs
 from shared.errors import ConfigError
 from shared.runconfig import load_front
@@ -32,3 +34,17 @@ errorlog = "-"
 loglevel = _settings.log_level.lower()
 logconfig_dict = logs.as_dict(_log)
 logs.configure(_log)
+
+
+def on_starting(server: Any) -> None:
+    """Make room for what the processes count."""
+    metrics_files.make()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """A process has ended, however."""
+    metrics_files.forget(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    metrics_files.remove()

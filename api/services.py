@@ -1,6 +1,8 @@
 """Everything that the routes need, built once per process."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from api.idempotency import Idempotency
 from api.lookup import Lookup
@@ -10,6 +12,7 @@ from api.streams.tails import Tails
 from api.streams.views import TurnViews
 from shared.agents import AgentStore
 from shared.hints import Hints, celery_app
+from shared.log.census import Census, take_census
 from shared.log.keys import Keys
 from shared.log.reader import LogReader
 from shared.log.sessions import SessionStore
@@ -39,6 +42,8 @@ class Services:
     idempotency: Idempotency
     views: TurnViews
     tails: Tails
+    census: Callable[[], Census]
+    """Counts turns, for those who watch the service."""
 
 
 def build_services(settings: Settings, front: FrontConfig) -> Services:
@@ -72,4 +77,5 @@ def build_services(settings: Settings, front: FrontConfig) -> Services:
         idempotency=Idempotency(client=client, keys=keys),
         views=views,
         tails=Tails(hub=TailHub(client=client, keys=keys, reader=reader), reader=reader, views=views),
+        census=partial(take_census, client, keys),
     )

@@ -1,0 +1,127 @@
+"""What the API tells Prometheus and its log about requests, on a real store."""
+
+import logging
+
+import pytest
+from apikit import HELLO, Api
+from prometheus_client.parser import text_string_to_metric_families
+
+from api.app import create_app
+from api.metrics import SUBMIT
+from api.services import build_services
+from shared.runconfig import FrontConfig
+from shared.settings import Settings
+
+
+def samples(api: Api) -> dict[str, float]:
+    """Every sample at /metrics as `name{label=value}`."""
+    answer = api.client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.content_type.startswith("text/plain; version=")
+    return {
+        f"{sample.name}{{{','.join(f'{name}={value}' for name, value in sorted(sample.labels.items()))}}}": sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_requests_are_counted_by_the_template_of_their_route(api: Api) -> None:
+    api.client.get("/v1/agents/one")
+    api.client.get("/v1/agents/other")
+    api.client.get("/nowhere/at/all")
+
+    found = samples(api)
+    assert found["turnstone_api_requests_total{method=GET,route=/v1/agents/<agent_id>,status=404}"] == 2
+    assert found["turnstone_api_requests_total{method=GET,route=none,status=404}"] == 1
+    assert found["turnstone_api_request_seconds_count{route=/v1/agents/<agent_id>}"] == 2
+    assert "other" not in str(found) and "nowhere" not in str(found)
+
+
+def test_a_method_that_nobody_knows_makes_no_label_of_its_own(api: Api) -> None:
+    api.client.open("/v1/agents", method="BREW")
+
+    assert not any("BREW" in name for name in samples(api))
+
+
+def test_submits_are_counted_once_however_often_they_are_repeated(api: Api) -> None:
+    session = api.session()
+    for _ in range(3):
+        assert api.post(f"{session}/turn", HELLO, Idempotency_Key="k").status_code == 202
+
+    found = samples(api)
+    assert found["turnstone_turns_submitted_total{how=new}"] == 1
+    assert found["turnstone_turns_submitted_total{how=repeated}"] == 2
+
+
+def test_the_route_whose_submits_are_counted_exists(api: Api) -> None:
+    rules = {
+        (method, rule.rule) for rule in create_app(api.services).url_map.iter_rules() for method in rule.methods or ()
+    }
+
+    assert SUBMIT in rules
+
+
+def test_an_open_stream_is_counted_until_its_client_leaves(api: Api) -> None:
+    turn = api.turn()
+    stream = api.client.get(f"{turn}/events", buffered=False)
+    first = next(iter(stream.response))  # type: ignore[call-overload]
+    during = samples(api)
+    stream.close()
+
+    assert b"turn_created" in first
+    assert during["turnstone_api_open_streams{}"] == 1
+    assert samples(api)["turnstone_api_open_streams{}"] == 0
+
+
+def test_a_head_request_leaves_no_stream_open(api: Api) -> None:
+    api.client.head(f"{api.turn()}/events")
+
+    assert samples(api)["turnstone_api_open_streams{}"] == 0
+
+
+def test_the_stores_own_counts_are_there(api: Api) -> None:
+    api.turn()
+    running = api.turn()
+    api.worker(running)
+    api.services.registry.alive("w1")
+
+    found = samples(api)
+    assert found["turnstone_store_up{}"] == 1
+    assert found["turnstone_turns_waiting{}"] == 1
+    assert found["turnstone_turns_running{}"] == 1
+    assert found["turnstone_workers_alive{}"] == 1
+    assert found["turnstone_due_overdue_seconds{}"] >= 0
+
+
+def test_a_store_that_is_away_costs_its_own_counts_only() -> None:
+    settings = Settings(redis_url="redis://127.0.0.1:1/0", broker_url="memory://")
+    services = build_services(settings, FrontConfig())
+    client = create_app(services).test_client()
+
+    text = client.get("/metrics").text
+
+    assert "turnstone_store_up 0" in text
+    assert "turnstone_workers_alive" not in text
+
+
+def test_a_request_is_logged_with_its_ids_and_without_what_was_sent(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    session = api.session()
+    with caplog.at_level(logging.DEBUG, logger="api.metrics"):
+        body = {"messages": [{"role": "user", "content": "my diary"}]}
+        turn = api.post(f"{session}/turn?after=diary", body, X_Request_Id="r1").headers["Location"]
+
+    (record,) = [record for record in caplog.records if record.name == "api.metrics"]
+    fields = record.__dict__["fields"]
+    assert (fields["method"], fields["path"], fields["status"]) == ("POST", f"{session}/turn", 202)
+    assert fields["turn"] == turn.rpartition("/")[2]
+    assert "diary" not in str(fields)
+
+
+def test_an_answer_of_the_servers_own_fault_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    services = build_services(Settings(redis_url="redis://127.0.0.1:1/0", broker_url="memory://"), FrontConfig())
+    with caplog.at_level(logging.ERROR):
+        create_app(services).test_client().get("/v1/agents")
+
+    (record,) = [record for record in caplog.records if record.name == "api.metrics"]
+    assert record.levelno == logging.ERROR
+    assert record.__dict__["fields"]["status"] == 503
