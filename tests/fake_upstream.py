@@ -136,12 +136,28 @@ def calls(*pieces: bytes, finish_reason: str = "tool_calls", **options: Any) -> 
     return chunks(*pieces, finish_reason=finish_reason, **options)
 
 
+def pulled(*progress: Json, **options: Any) -> Stream:
+    """What Ollama says of a pull."""
+    told = progress or (
+        {"status": "pulling manifest"},
+        {"status": "pulling 8eeb52dfb3bb", "digest": "sha256:8eeb52dfb3bb", "total": 1321082688, "completed": 241970},
+        {"status": "verifying sha256 digest"},
+        {"status": "writing manifest"},
+        {"status": "success"},
+    )
+    lines = [json.dumps(one).encode() + b"\n" for one in told]
+    return Stream(pieces=lines, content_type="application/x-ndjson", **options)
+
+
 class _NotHttp(Exception):
     """The client speaks TLS, or something else, to a plain HTTP server."""
 
 
 class FakeUpstream:
-    """The server, on a thread of its own. `models` is what `GET /v1/models` lists."""
+    """The server, on a thread of its own. `models` is what `GET /v1/models` lists, and Ollama's and TGI's routes.
+
+    `POST /api/pull` adds the model; what it says of that are the replies in `pulls`, then that all went well.
+    """
 
     def __init__(
         self,
@@ -154,6 +170,7 @@ class FakeUpstream:
         self.default: Reply | Chooser = default or text("Hello", " world")
         self.models: list[Json] = [{"id": name, "object": "model"} for name in models]
         self.models_reply: Failure | None = None
+        self.pulls: deque[Reply] = deque()
         self.requests: list[Request] = []
         self.connections = 0
         self.hangups = 0
@@ -260,13 +277,24 @@ class FakeUpstream:
         return await self._stream(reply, reader, writer)
 
     def _choose(self, request: Request) -> Reply:
-        if request.path.endswith("/models"):
-            return self.models_reply or Failure(status=200, body={"object": "list", "data": self.models})
+        if request.path.endswith(("/models", "/info", "/api/tags")):
+            return self.models_reply or Failure(status=200, body=self._listing(request.path))
+        if request.path == "/api/pull":
+            self.models.append({"id": request.json["model"]})
+            return self.pulls.popleft() if self.pulls else pulled()
         if request.path.endswith("/chat/completions"):
             if self._replies:
                 return self._replies.popleft()
             return self.default if isinstance(self.default, Stream | Failure | Raw) else self.default(request)
         return Failure(status=404, body={"detail": "Not Found"})
+
+    def _listing(self, path: str) -> Json:
+        """What is served, as OpenAI-compatible servers, TGI and Ollama say it."""
+        if path == "/info":
+            return {"model_id": self.models[0]["id"], "max_input_tokens": 4095, "max_total_tokens": 4096}
+        if path == "/api/tags":
+            return {"models": [{"name": model["id"], "model": model["id"], **model} for model in self.models]}
+        return {"object": "list", "data": self.models}
 
     async def _stream(self, reply: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         if reply.hang_before_head:

@@ -26,6 +26,7 @@ class _Service:
     url: str | None = None
     base: str = "/v1"
     port: int | None = None
+    provider_type: str = OPENAI_COMPATIBLE
 
 
 # Everything else is echoed.
@@ -39,9 +40,11 @@ _GREETING = {
 # The variables that the services' own tools and Llama Stack's distributions read.
 _SERVICES = (
     _Service(provider_id="openai", key="OPENAI_API_KEY", address="OPENAI_BASE_URL", url="https://api.openai.com/v1"),
-    _Service(provider_id="ollama", key="OLLAMA_API_KEY", address="OLLAMA_HOST", port=11434),
-    _Service(provider_id="vllm", key="VLLM_API_TOKEN", address="VLLM_URL"),
-    _Service(provider_id="tgi", key="TGI_API_TOKEN", address="TGI_URL"),
+    _Service(
+        provider_id="ollama", key="OLLAMA_API_KEY", address="OLLAMA_HOST", port=11434, provider_type="remote::ollama"
+    ),
+    _Service(provider_id="vllm", key="VLLM_API_TOKEN", address="VLLM_URL", provider_type="remote::vllm"),
+    _Service(provider_id="tgi", key="TGI_API_TOKEN", address="TGI_URL", provider_type="remote::tgi"),
     _Service(provider_id="together", key="TOGETHER_API_KEY", url="https://api.together.xyz/v1"),
     _Service(provider_id="fireworks", key="FIREWORKS_API_KEY", url="https://api.fireworks.ai/inference/v1"),
     _Service(provider_id="groq", key="GROQ_API_KEY", url="https://api.groq.com/openai/v1"),
@@ -67,7 +70,7 @@ def _instance(service: _Service, environ: Mapping[str, str]) -> ProviderInstance
     config: dict[str, Any] = {"url": _url(service, address) if address else service.url}
     if service.key and environ.get(service.key):
         config["api_key"] = environ[service.key]
-    return ProviderInstance(provider_id=service.provider_id, provider_type=OPENAI_COMPATIBLE, config=config)
+    return ProviderInstance(provider_id=service.provider_id, provider_type=service.provider_type, config=config)
 
 
 def _url(service: _Service, address: str) -> str:

@@ -51,14 +51,23 @@ def built(provider_type: str, config: Json) -> InferenceProvider:
     return build_inference(RunConfig(providers=Providers(inference=(instance,))))["it"]
 
 
-@pytest.fixture(params=["inline::scripted", "remote::openai"])
+REMOTES: dict[str, Json] = {
+    "remote::openai": {},
+    "remote::vllm": {},
+    "remote::tgi": {},
+    "remote::ollama": {"pull_models": False},
+}
+
+
+@pytest.fixture(params=["inline::scripted", *REMOTES])
 def provider(request: pytest.FixtureRequest) -> Iterator[InferenceProvider]:
     """A provider that serves the model `m` and answers according to the last message."""
     if request.param == "inline::scripted":
         yield built(request.param, {"models": ["m"], "rules": RULES})
         return
     with FakeUpstream(default=by_last_message) as upstream:
-        remote = built(request.param, {"url": upstream.url, "api_key": SECRET, "max_retries": 0})
+        config = {"url": upstream.url, "api_key": SECRET, "max_retries": 0, **REMOTES[request.param]}
+        remote = built(request.param, config)
         yield remote
         remote.close()
 
@@ -80,7 +89,7 @@ def failure(provider: InferenceProvider, words: str) -> ProviderError:
 
 def test_it_says_what_it_is(provider: InferenceProvider) -> None:
     assert provider.provider_id == "it"
-    assert provider.provider_type in ("inline::scripted", "remote::openai")
+    assert provider.provider_type in ("inline::scripted", *REMOTES)
 
 
 def test_text_comes_in_pieces_that_join_to_the_whole(provider: InferenceProvider) -> None:

@@ -261,7 +261,8 @@ def test_without_a_file_there_is_the_scripted_model() -> None:
 def test_without_a_file_the_environment_adds_services(environ: dict[str, str], provider_id: str, url: str) -> None:
     config = default(**environ)
     added = config.providers.inference[1]
-    assert (added.provider_id, added.provider_type, added.config["url"]) == (provider_id, "remote::openai", url)
+    kind = f"remote::{provider_id}" if provider_id in ("ollama", "vllm", "tgi") else "remote::openai"
+    assert (added.provider_id, added.provider_type, added.config["url"]) == (provider_id, kind, url)
     assert ("api_key" in added.config) == (SECRET in environ.values())
     assert SECRET not in repr(config)
 

@@ -12,6 +12,7 @@ from shared.runconfig import ProviderInstance, RunConfig
 from shared.runconfig.check import check
 from shared.runconfig.origin import KeyPath, Origin
 from worker.providers.inference import InferenceProvider
+from worker.providers.ollama import OllamaConfig, OllamaInference
 from worker.providers.openai import OpenAIInference
 from worker.providers.openai_config import OpenAIConfig
 from worker.providers.safety import SafetyProvider
@@ -19,12 +20,14 @@ from worker.providers.safety_denylist import DenylistConfig, DenylistSafety
 from worker.providers.safety_llama_guard import Chat, LlamaGuardConfig, LlamaGuardSafety, Serves
 from worker.providers.safety_openai_moderation import ModerationConfig, ModerationSafety
 from worker.providers.scripted import ScriptedConfig, ScriptedInference
+from worker.providers.tgi import TGIConfig, TGIInference
 from worker.providers.tools import ToolProvider
 from worker.providers.tools_http import HttpTools
 from worker.providers.tools_http_config import HttpToolsConfig
 from worker.providers.tools_mcp import McpTools
 from worker.providers.tools_mcp_bridge import McpBridge
 from worker.providers.tools_mcp_config import McpConfig
+from worker.providers.vllm import VLLMConfig, VLLMInference
 
 P = TypeVar("P")
 
@@ -44,6 +47,9 @@ class ProviderType(Generic[P]):
 
 INFERENCE_TYPES: dict[str, ProviderType[InferenceProvider]] = {
     "remote::openai": ProviderType(config=OpenAIConfig, make=OpenAIInference),
+    "remote::vllm": ProviderType(config=VLLMConfig, make=VLLMInference),
+    "remote::tgi": ProviderType(config=TGIConfig, make=TGIInference),
+    "remote::ollama": ProviderType(config=OllamaConfig, make=OllamaInference),
     "inline::scripted": ProviderType(config=ScriptedConfig, make=ScriptedInference),
 }
 

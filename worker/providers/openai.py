@@ -34,7 +34,10 @@ WIRE_ERRORS = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.Protoc
 
 
 class OpenAIInference(InferenceProvider):
-    """One OpenAI-compatible server. Safe to use from many greenlets or threads at once."""
+    """One OpenAI-compatible server. Safe to use from many greenlets or threads at once.
+
+    Servers with ways of their own are subclasses: they list models and write request bodies otherwise.
+    """
 
     provider_type = "remote::openai"
 
@@ -52,11 +55,11 @@ class OpenAIInference(InferenceProvider):
         self._asks_for_usage = True
 
     def list_models(self) -> list[Model]:
-        data = self._models_json()
+        data = self._get_json(f"{self._config.url}/models")
         try:
-            return [_model(entry) for entry in data["data"]]
-        except (KeyError, TypeError):
-            raise self._faults.bad_response("something else than a list of models") from None
+            return [self._model(entry) for entry in data["data"]]
+        except (KeyError, TypeError, AttributeError):
+            raise self._no_list() from None
 
     def register_model(self, model: Model) -> Model:
         served = [entry.resource_id for entry in self.list_models()]
@@ -68,7 +71,7 @@ class OpenAIInference(InferenceProvider):
         raise self._faults.error("model_not_found", problem)
 
     def chat(self, request: ChatRequest) -> Iterator[Delta]:
-        body = request_json(request, self._config, self._unsupported)
+        body = self._body(request)
         first, rest = self._begin(body, retries=self.max_retries if request.retry else 0)
         try:
             yield first
@@ -78,6 +81,17 @@ class OpenAIInference(InferenceProvider):
 
     def close(self) -> None:
         self._pool.close()
+
+    def _body(self, request: ChatRequest) -> Json:
+        """What is sent for a chat completion. Raises ProviderError `unsupported_parameter`."""
+        return request_json(request, self._config, self._unsupported)
+
+    def _model(self, entry: Json) -> Model:
+        """A model as the server lists it."""
+        name = str(entry["id"])
+        kind = str(entry.get("type") or entry.get("model_type") or "")
+        embeds = "embed" in kind.lower() or "embed" in name.lower()
+        return Model(identifier=name, resource_id=name, model_type="embedding" if embeds else "llm")
 
     def _begin(self, body: Json, *, retries: int) -> tuple[Delta, Generator[Delta]]:
         """The first delta and an iterator over the others. All retries happen here."""
@@ -105,7 +119,8 @@ class OpenAIInference(InferenceProvider):
         wait = self._config.first_token_timeout_s
         waited = f"no first token within {wait:g} s (`first_token_timeout_s`)"
         try:
-            with self._response("POST", "/chat/completions", wait_s=wait, content=content) as response:
+            url = f"{self._config.url}/chat/completions"
+            with self._response("POST", url, wait_s=wait, content=content) as response:
                 body = self._stream_body(response, model)
                 reader = ReplyReader(faults=self._faults, on_finish=partial(body.be_patient, AFTERMATH_S))
                 deltas = reader.deltas(event_data(body))
@@ -128,26 +143,26 @@ class OpenAIInference(InferenceProvider):
 
     def _stream_body(self, response: httpcore.Response, model: str) -> Body:
         body = Body(response, patience_s=self._config.first_token_timeout_s)
-        headers = _text_headers(response)
+        headers = text_headers(response)
         if response.status != 200:
-            raise self._faults.refused(response.status, headers, _sample(body), model=model)
+            raise self._faults.refused(response.status, headers, sample_of(body), model=model)
         kind = headers.get("content-type", "").partition(";")[0].strip()
         # Some servers forget the type of a stream; these two are certainly none.
         if kind in ("text/html", "application/json"):
-            sample = _sample(body)
+            sample = sample_of(body)
             error = _error_in(sample)
             if error is not None:
                 raise self._faults.in_stream(error)
             raise self._faults.bad_response(f"{kind} instead of an event stream", sample)
         return body
 
-    def _models_json(self) -> Any:
+    def _get_json(self, url: str) -> Any:
         waited = f"no list of models within {LIST_TIMEOUT_S:g} s"
         try:
-            with self._response("GET", "/models", wait_s=LIST_TIMEOUT_S) as response:
+            with self._response("GET", url, wait_s=LIST_TIMEOUT_S) as response:
                 body = Body(response, patience_s=LIST_TIMEOUT_S)
                 if response.status != 200:
-                    raise self._faults.refused(response.status, _text_headers(response), _sample(body))
+                    raise self._faults.refused(response.status, text_headers(response), sample_of(body))
                 return self._json(b"".join(body))
         except WIRE_ERRORS as error:
             raise self._faults.transport(error, waited=waited) from None
@@ -159,17 +174,20 @@ class OpenAIInference(InferenceProvider):
             raise self._faults.bad_response("something that is not JSON", content) from None
 
     def _response(
-        self, method: str, route: str, *, wait_s: float, content: bytes | None = None
+        self, method: str, url: str, *, wait_s: float, content: bytes | None = None
     ) -> AbstractContextManager[httpcore.Response]:
         connect = self._config.connect_timeout_s
         timeout = {"connect": connect, "write": SEND_TIMEOUT_S, "read": wait_s, "pool": wait_s}
         return self._pool.stream(
             method,
-            self._config.url + route,
+            url,
             headers=self._headers,
             content=content,
             extensions={"timeout": timeout},
         )
+
+    def _no_list(self) -> ProviderError:
+        return self._faults.bad_response("something else than a list of models")
 
     def _unsupported(self, problem: str) -> ProviderError:
         return self._faults.error("unsupported_parameter", problem)
@@ -198,7 +216,7 @@ def _drain(body: Body) -> bool:
     return True
 
 
-def _sample(body: Body) -> bytes:
+def sample_of(body: Body) -> bytes:
     """The beginning of a body that is read for its error message: what can be had of it, soon."""
     body.be_patient(SAMPLE_TIMEOUT_S)
     sample = b""
@@ -220,7 +238,7 @@ def _error_in(sample: bytes) -> Any:
     return data.get("error") if isinstance(data, dict) else None
 
 
-def _text_headers(response: httpcore.Response) -> dict[str, str]:
+def text_headers(response: httpcore.Response) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
 
 
@@ -242,10 +260,3 @@ def _pool(config: OpenAIConfig) -> httpcore.ConnectionPool:
         keepalive_expiry=KEEPALIVE_S,
         network_backend=WireBackend(),
     )
-
-
-def _model(entry: Json) -> Model:
-    name = str(entry["id"])
-    kind = str(entry.get("type") or entry.get("model_type") or "")
-    embeds = "embed" in kind.lower() or "embed" in name.lower()
-    return Model(identifier=name, resource_id=name, model_type="embedding" if embeds else "llm")

@@ -123,6 +123,34 @@ class OpenAIConfig(Endpoint, Load):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
 
+class ServerConfig(OpenAIConfig):
+    """A server whose OpenAI-compatible routes lie below /v1, and others beside them.
+
+    `url` may end with /v1 or leave it out.
+    """
+
+    @field_validator("url")
+    @classmethod
+    def _below_v1(cls, value: str) -> str:
+        return value if value.endswith("/v1") else f"{value}/v1"
+
+    @property
+    def root(self) -> str:
+        """Where the server's own routes begin."""
+        return self.url.removesuffix("/v1")
+
+
+class NoExtraParams(ServerConfig):
+    """A server that ignores parameters that are not OpenAI's, so that none may be sent."""
+
+    @field_validator("extra_params")
+    @classmethod
+    def _none(cls, value: tuple[ExtraParam, ...]) -> tuple[ExtraParam, ...]:
+        if value:
+            raise ValueError("this server ignores parameters that are not OpenAI's: leave it out.")
+        return value
+
+
 def _sendable(value: str) -> str:
     """`value`, or ValueError that does not quote it, where HTTP cannot carry it in a header."""
     if not _HEADER_VALUE.fullmatch(value):

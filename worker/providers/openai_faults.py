@@ -13,8 +13,8 @@ from shared.errors import ProviderError
 from worker.providers.retry import parse_retry_after
 
 MAX_EXCERPT_CHARS = 300
-# 409 is what OpenAI answers to a lock that timed out.
-RETRYABLE_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+# 409 is what OpenAI answers to a lock that timed out, 424 what TGI does when its generation failed.
+RETRYABLE_STATUS = frozenset({408, 409, 424, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 
 _KEY_LIKE = re.compile(r"\b(sk|pk|hf|gsk|xai|nvapi|key)[-_][A-Za-z0-9*_.-]{6,}|\b(Bearer|Basic)\s+\S+", re.IGNORECASE)
 _TAG = re.compile(r"<(style|script)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
