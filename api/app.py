@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from functools import partial
 from importlib.metadata import version
 
 from flask import Response, g, redirect, request
@@ -68,4 +69,6 @@ def _screen() -> None:
 
 def _stamp(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
+    # Later than the request: a stream is written after it.
+    response.call_on_close(partial(logs.bind, request=None, turn=None))
     return response

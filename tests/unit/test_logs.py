@@ -41,7 +41,9 @@ def as_json() -> Log:
 
 
 @pytest.fixture(autouse=True)
-def no_secrets_stay() -> Iterator[None]:
+def nothing_stays() -> Iterator[None]:
+    """No secrets of this test, and no ids of one before it."""
+    logs.bind(request=None, turn=None)
     yield
     logs._secrets.clear()
 
