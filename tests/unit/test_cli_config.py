@@ -50,6 +50,11 @@ def test_a_config_with_which_a_worker_would_start_is_valid(folder: Path, capsys:
             GOOD.replace("api_key:", "api_kye:"),
             "turnstone.yaml, line 6: providers.inference[0].config.api_kye: unknown key; did you mean api_key?",
         ),
+        (
+            "providers:\n  tool_runtime:\n"
+            "    - {provider_id: t, provider_type: remote::mcp, config: {ur: 'http://tools/mcp'}}",
+            "turnstone.yaml, line 3: providers.tool_runtime[0].config.ur: unknown key; did you mean uri?",
+        ),
     ],
 )
 def test_a_mistake_is_named_as_a_worker_would_name_it(
