@@ -175,13 +175,7 @@ def test_the_services_run_a_turn_and_stop_within_their_grace(tmp_path: Path) -> 
         )
         assert is_healthy(host.url()), "\n".join(log.read_text() for log in tmp_path.glob("*.log"))
 
-        asked = subprocess.run(
-            [TURNSTONE, "ask", "Hello from compose"],
-            env={"PATH": os.environ["PATH"], "TURNSTONE_URL": host.url(), "TURNSTONE_API_KEY": KEY},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        asked, unknown = ask(host, {"TURNSTONE_API_KEY": KEY}), ask(host, {})
         healthy = subprocess.run(
             [part.replace(":8321", f":{host.api_port}") for part in found["api"]["healthcheck"]["test"][1:]],
             env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
@@ -191,8 +185,21 @@ def test_the_services_run_a_turn_and_stop_within_their_grace(tmp_path: Path) -> 
         codes["valkey"] = stopped(store, found["valkey"])
 
     assert (asked.returncode, asked.stdout) == (0, "Hello from compose\n"), asked.stderr
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr.endswith("Set TURNSTONE_API_KEY to one of the server's api_keys.\n")
     assert healthy.returncode == 0
     assert codes == dict.fromkeys(found, 0)
+
+
+def ask(host: Host, environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Somebody's question to the services."""
+    return subprocess.run(
+        [TURNSTONE, "ask", "Hello from compose"],
+        env={"PATH": os.environ["PATH"], "TURNSTONE_URL": host.url(), **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def stopped(running: "subprocess.Popen[bytes]", service: dict[str, Any]) -> int:
