@@ -19,7 +19,8 @@ from typing import Any
 
 from shared.settings import LogSettings
 
-OWN = ("api", "worker", "shared", "gunicorn.error")
+OWN = ("api", "worker", "shared")
+SERVER = "gunicorn.error"
 MASK = "********"
 _SHORTEST_SECRET = 6
 """Shorter ones would blank out ordinary words."""
@@ -73,8 +74,12 @@ def as_dict(settings: LogSettings) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": _FORMATTERS[settings.format]}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
-        "root": {"level": max(logging.getLevelName(settings.level), logging.WARNING), "handlers": ["stderr"]},
-        "loggers": {name: {"level": settings.level, "handlers": [], "propagate": True} for name in OWN},
+        "root": {"level": _at_least(logging.WARNING, settings), "handlers": ["stderr"]},
+        "loggers": {
+            **{name: {"level": settings.level, "handlers": [], "propagate": True} for name in OWN},
+            # Below INFO it writes whole URLs.
+            SERVER: {"level": _at_least(logging.INFO, settings), "handlers": [], "propagate": True},
+        },
     }
 
 
@@ -134,6 +139,10 @@ class JsonLine(Line):
 
 
 _FORMATTERS: Mapping[str, type[Line]] = {"text": TextLine, "json": JsonLine}
+
+
+def _at_least(level: int, settings: LogSettings) -> int:
+    return max(level, int(getattr(logging, settings.level)))
 
 
 def _text(value: object) -> str:

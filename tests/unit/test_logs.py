@@ -143,7 +143,8 @@ def test_libraries_log_from_warning_on_whatever_level_is_asked_for() -> None:
     config = logs.as_dict(LogSettings(level="DEBUG", format="json"))
 
     assert config["root"]["level"] == logging.WARNING
-    assert {name: logger["level"] for name, logger in config["loggers"].items()} == dict.fromkeys(logs.OWN, "DEBUG")
+    assert {name: config["loggers"][name]["level"] for name in logs.OWN} == dict.fromkeys(logs.OWN, "DEBUG")
+    assert config["loggers"][logs.SERVER]["level"] == logging.INFO
 
 
 def test_a_process_that_nobody_catches_says_so_in_the_same_form() -> None:
