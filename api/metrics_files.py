@@ -3,16 +3,33 @@
 For gunicorn's parent process: imports nothing that gevent would have to patch first.
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
 
 _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # the library's own, read by it in each process
+_PREFIX = "turnstone-metrics-"
+_LOCK = "lock"
+_held: list[IO[bytes]] = []
 
 
 def make() -> None:
-    """A new folder, before the first process is started."""
-    os.environ[_VARIABLE] = tempfile.mkdtemp(prefix="turnstone-metrics-")
+    """A new folder, before the first process is started. Those that killed servers left behind go."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError), old.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old.parent)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    os.environ[_VARIABLE] = str(folder)
+    # Held by this process and those that it starts, until the last of them has ended.
+    made = (folder / "new").open("wb")
+    fcntl.flock(made, fcntl.LOCK_EX)
+    _held.append(made)
+    (folder / "new").rename(folder / _LOCK)
 
 
 def is_made() -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from celery import Celery, signals
+from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 from celery.worker.consumer import Consumer
 
@@ -39,6 +40,8 @@ def main() -> None:
     # Celery warns root against pickled messages; ours are JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app.conf.worker_consumer = _Consumer
+    # It announces its end on standard output, in a form of its own.
+    celery_worker.safe_say = lambda *_: None
     app.task(name=room.task, Request=request_class(app))(runtime.run)
     _wire(runtime)
     app.worker_main(_arguments(settings))

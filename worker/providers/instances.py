@@ -4,13 +4,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 from shared.runconfig import ProviderInstance, RunConfig
 from shared.runconfig.check import check
 from shared.runconfig.origin import KeyPath, Origin
+from worker.providers.imported import build_imported, is_import_path
 from worker.providers.inference import InferenceProvider
 from worker.providers.ollama import OllamaConfig, OllamaInference
 from worker.providers.openai import OpenAIInference
@@ -59,7 +60,7 @@ def build_inference(config: RunConfig) -> dict[str, InferenceProvider]:
 
     Talks to no provider. Raises ConfigError for a provider type that does not exist and for a wrong `config`.
     """
-    return _build("inference", config, INFERENCE_TYPES)
+    return _build("inference", config, INFERENCE_TYPES, port=InferenceProvider)
 
 
 def build_safety(config: RunConfig, *, chat: Chat, serves: Serves) -> dict[str, SafetyProvider]:
@@ -74,7 +75,7 @@ def build_safety(config: RunConfig, *, chat: Chat, serves: Serves) -> dict[str, 
         ),
         "remote::openai-moderation": ProviderType(config=ModerationConfig, make=ModerationSafety),
     }
-    return _build("safety", config, types)
+    return _build("safety", config, types, port=SafetyProvider)
 
 
 def build_tools(config: RunConfig) -> dict[str, ToolProvider]:
@@ -86,7 +87,7 @@ def build_tools(config: RunConfig) -> dict[str, ToolProvider]:
         "remote::http": ProviderType(config=HttpToolsConfig, make=HttpTools),
         "remote::mcp": ProviderType(config=McpConfig, make=partial(McpTools, bridge=McpBridge())),
     }
-    built = _build("tool_runtime", config, types)
+    built = _build("tool_runtime", config, types, port=ToolProvider)
     owners: dict[str, str] = {}
     for index, (provider_id, provider) in enumerate(built.items()):
         for group in provider.list_toolgroups():
@@ -97,11 +98,14 @@ def build_tools(config: RunConfig) -> dict[str, ToolProvider]:
     return built
 
 
-def _build(api: str, config: RunConfig, types: Mapping[str, ProviderType[P]]) -> dict[str, P]:
+def _build(api: str, config: RunConfig, types: Mapping[str, ProviderType[P]], *, port: type[Any]) -> dict[str, P]:
     built: dict[str, P] = {}
     for index, instance in enumerate(getattr(config.providers, api)):
         at: KeyPath = ("providers", api, index)
         known = types.get(instance.provider_type)
+        if is_import_path(instance.provider_type):
+            built[instance.provider_id] = build_imported(port, instance, origin=config.origin, at=at)
+            continue
         if known is None:
             raise config.origin.error((*at, "provider_type"), _unknown_type(api, instance.provider_type, types))
         built[instance.provider_id] = known.build(instance, origin=config.origin, at=at)
@@ -111,4 +115,5 @@ def _build(api: str, config: RunConfig, types: Mapping[str, ProviderType[P]]) ->
 def _unknown_type(api: str, name: str, types: Collection[str]) -> str:
     near = get_close_matches(name, types, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"there is no {api} provider type '{name}'; {hint}known: {', '.join(sorted(types))}."
+    own = "or one of your own as package.module:Class"
+    return f"there is no {api} provider type '{name}'; {hint}known: {', '.join(sorted(types))}, {own}."
