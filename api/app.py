@@ -5,11 +5,12 @@ import uuid
 from functools import partial
 from importlib.metadata import version
 
-from flask import Response, g, redirect, request
+from flask import Response, current_app, g, redirect, request
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
 from api import routes
+from api.auth import KeyRing, is_open
 from api.bodies import BODY_LIMIT
 from api.metrics import register_metrics
 from api.problems import register_problems
@@ -52,10 +53,13 @@ def create_app(services: Services) -> OpenAPI:
 
 
 def _screen() -> None:
-    """Refuse what no route takes."""
+    """Name the request and its tenant, and refuse what no route takes."""
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    ring: KeyRing = current_app.extensions[EXTENSION].key_ring
     logs.bind(request=g.request_id, turn=(request.view_args or {}).get("turn_id"))
+    if not is_open(request.path):
+        g.tenant = ring.tenant(request.headers.get("Authorization"))
     if "\0" in request.path or b"%00" in request.query_string or b"\0" in request.query_string:
         raise InvalidRequest("The URL holds the character NUL. Remove it.", code="nul_character")
     if "X-LlamaStack-Provider-Data" in request.headers:

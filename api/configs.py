@@ -11,11 +11,6 @@ from shared.types.turns import CreateTurn, Document
 
 _OVERRIDES = {"model", "toolgroups", "tool_config", "sampling_params", "max_infer_iters", "response_format"}
 _CHOICES = frozenset({"auto", "required", "none"})
-_UNSERVED = {
-    "input_shields": "shields",
-    "output_shields": "shields",
-    "toolgroups": "tools that run on the server (client_tools work)",
-}
 
 
 def agent_config(config: AgentConfig) -> Json:
@@ -39,14 +34,21 @@ def _with_tool_choice(config: Json, choice: str) -> Json:
 
 def check_config(config: Json, registry: Registry, *, where: str = "") -> None:
     """Raise InvalidRequest where a turn could not run with `config`. `where` begins the paths of its fields."""
-    for name, what in _UNSERVED.items():
-        if config[name]:
-            raise InvalidRequest(
-                f"This release serves no {what}: leave {name} empty.", param=f"{where}{name}", code="not_supported"
-            )
     registry.require_llm(config["model"], param=f"{where}model")
-    choice, tools = config["tool_choice"], [tool["name"] for tool in config["client_tools"]]
-    if choice not in _CHOICES and choice not in tools:
+    for name in ("input_shields", "output_shields"):
+        registry.require_shields(config[name], param=f"{where}{name}")
+    registry.require_toolgroups(config["toolgroups"], param=f"{where}toolgroups")
+    _check_choice(config, registry, where)
+
+
+def _check_choice(config: Json, registry: Registry, where: str) -> None:
+    choice = config["tool_choice"]
+    if choice in _CHOICES:
+        return
+    groups = [entry if isinstance(entry, str) else entry["name"] for entry in config["toolgroups"]]
+    own = [tool.name for group in groups for _, tool in registry.tools_of(group)]
+    tools = [*(tool["name"] for tool in config["client_tools"]), *own]
+    if choice not in tools:
         raise InvalidRequest(
             f"There is no tool '{choice}'. tool_choice is auto, required, none"
             f"{' or one of ' + ', '.join(tools) if tools else ''}.",

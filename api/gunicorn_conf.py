@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from api import metrics_files
+from api.exposure import OPEN_TO_ALL, is_loopback
 from shared import logs
 from shared.errors import ConfigError
 from shared.runconfig import load_front
@@ -13,7 +14,7 @@ try:
     _settings = Settings.from_env()
     _log = LogSettings.from_env()
     # Read here for its errors alone: said once and in one sentence, before any process is started.
-    load_front(_settings.config_path, os.environ)
+    _front = load_front(_settings.config_path, os.environ)
 except ConfigError as error:
     raise SystemExit(f"The API cannot start: {error.message}") from None
 
@@ -37,8 +38,10 @@ logs.configure(_log)
 
 
 def on_starting(server: Any) -> None:
-    """Make room for what the processes count."""
+    """Say loudly where everybody may use the service, and make room for what its processes count."""
     metrics_files.make()
+    if not _front.api_keys and not is_loopback(_settings.host):
+        server.log.critical(OPEN_TO_ALL, _settings.host)
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -1,6 +1,7 @@
 """Errors as problem documents (RFC 9457), with the member `error` that OpenAI's and Llama Stack's clients look for."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -11,11 +12,39 @@ from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from api.bodies import BODY_LIMIT
-from shared.errors import Conflict, InvalidRequest, NotFound, SchemaTooNew, StoreError, TurnstoneError, Unavailable
+from shared.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    ProviderError,
+    SchemaTooNew,
+    StoreError,
+    TurnstoneError,
+    Unauthorized,
+    Unavailable,
+)
 
 MEDIA_TYPE = "application/problem+json"
 UNPROCESSABLE = frozenset({"invalid_fields", "wrong_call_ids", "idempotency_key_reused"})
 """Codes of requests that can be read, but not be done as they are: 422. Others of InvalidRequest are 400."""
+
+_REFUSED, _FAULT, _BUSY = 400, 502, 503
+PROVIDER_STATUS: Mapping[str, int] = {
+    "model_not_found": _REFUSED,
+    "unsupported_parameter": _REFUSED,
+    "provider_bad_request": _REFUSED,
+    "shield_not_found": _REFUSED,
+    "invalid_shield": _REFUSED,
+    "shield_text_too_long": _REFUSED,
+    "tool_not_found": _REFUSED,
+    "toolgroup_not_found": _REFUSED,
+    "toolgroup_refused": _REFUSED,
+    "provider_rate_limited": _BUSY,
+    "provider_busy": _BUSY,
+    "tool_rate_limited": _BUSY,
+    "internal_error": 500,
+}
+"""What the codes of ProviderError mean to a client that waits for the provider. All others are the provider's fault."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +58,16 @@ class Problem:
     code: str
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    members: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Further members of `error`."""
 
     def response(self) -> Response:
         title = HTTPStatus(self.status).phrase
         kind = "invalid_request_error" if self.status < 500 else "server_error"
-        error = {"message": self.detail, "type": kind, "code": self.code, "param": self.param}
+        error = {"message": self.detail, "type": kind, "code": self.code, "param": self.param, **self.facts}
         # No page describes each type, so the type is the status, as section 4.2.1 has it; `error.code` says more.
         body = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, "error": error}
-        response = Response(orjson.dumps({**body, **self.members}), status=self.status, mimetype=MEDIA_TYPE)
+        response = Response(orjson.dumps(body), status=self.status, mimetype=MEDIA_TYPE)
         response.headers.extend(self.headers)
         return response
 
@@ -62,6 +92,21 @@ def _unavailable(error: Unavailable) -> Problem:
     return Problem(status=503, detail=error.message, code=error.code, headers=headers)
 
 
+def _unauthorized(error: Unauthorized) -> Problem:
+    # RFC 6750, section 3: no error code where no key was sent.
+    challenge = 'Bearer realm="turnstone"' + (', error="invalid_token"' if error.given else "")
+    return Problem(status=401, detail=error.message, code="invalid_api_key", headers={"WWW-Authenticate": challenge})
+
+
+def _provider(error: ProviderError) -> Problem:
+    status = PROVIDER_STATUS.get(error.code, _FAULT)
+    headers = {}
+    if status == _BUSY or error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
+    facts = {"provider_id": error.provider_id or None}
+    return Problem(status=status, detail=error.message, code=error.code, headers=headers, facts=facts)
+
+
 def _store(error: StoreError) -> Problem:
     logger.error("%s", error.message)
     detail = "The store cannot be reached or refuses to work. Try again; the log of the API says why."
@@ -74,6 +119,8 @@ def _too_new(error: SchemaTooNew) -> Problem:
 
 _TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     InvalidRequest: _invalid,
+    Unauthorized: _unauthorized,
+    ProviderError: _provider,
     NotFound: _not_found,
     Conflict: _conflict,
     Unavailable: _unavailable,

@@ -18,18 +18,20 @@ from api.problems import MEDIA_TYPE
 from api.services import Services
 from api.validation import validate
 from shared.events import Json
-from shared.ids import DEFAULT_TENANT
 from shared.types.base import Wire
 
 View = TypeVar("View", bound=Callable[..., Response])
 
 PROBLEMS = {
     400: "The request cannot be understood, or asks for what is not served.",
+    401: "The run config has `api_keys`, and the request carries none of them.",
     404: "There is no such thing; `detail` names the call that lists what exists.",
     409: "It clashes with what is there. With `x-should-retry: false` it will stay so.",
     413: "The body is too large.",
     415: "The body is not JSON in UTF-8.",
     422: "A field is wrong; `error.param` names it.",
+    500: "A fault of the service; its log has the details.",
+    502: "The provider failed; `error.provider_id` says which one.",
     503: "Not now: try again after `Retry-After` seconds.",
 }
 EXTENSION = "turnstone"
@@ -61,7 +63,7 @@ def services() -> Services:
 
 def tenant() -> str:
     """Whose data the current request works on."""
-    return DEFAULT_TENANT
+    return cast(str, g.tenant)
 
 
 def body_as_sent() -> Json:
@@ -87,10 +89,10 @@ class Routes(APIBlueprint):
         """Register a view. Its parameters `path`, `query`, `header`, `body` are validated as they are annotated.
 
         `answers` maps statuses to types (None: no body); of `problems` 400 is always one, because any request may
-        hold a NUL.
+        hold a NUL, and 401, because any may need a key.
         """
         told = {status: self._told(answer) for status, answer in answers.items()}
-        responses = {**told, **{status: problem_answer(status) for status in sorted({400, *problems})}}
+        responses = {**told, **{status: problem_answer(status) for status in sorted({400, 401, *problems})}}
         register = getattr(self, method.lower())
 
         def decorator(view: View) -> View:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from api.auth import KeyRing
 from api.idempotency import Idempotency
 from api.lookup import Lookup
 from api.served import Served
@@ -11,6 +12,7 @@ from api.streams.hub import TailHub
 from api.streams.tails import Tails
 from api.streams.views import TurnViews
 from shared.agents import AgentStore
+from shared.calls import Calls
 from shared.hints import Hints, celery_app
 from shared.log.census import Census, take_census
 from shared.log.keys import Keys
@@ -18,9 +20,13 @@ from shared.log.reader import LogReader
 from shared.log.sessions import SessionStore
 from shared.log.turn_log import TurnLog
 from shared.redis_client import connect
+from shared.registrations import RegistrationStore
 from shared.registry import RegistryStore
 from shared.runconfig import FrontConfig, Limits
 from shared.settings import Settings
+
+_WAITING_CALLS = 1000
+"""How many clients of one process may wait for providers at once. Further ones wait for a place, then get a 503."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +43,11 @@ class Services:
     agents: AgentStore
     lookup: Lookup
     registry: RegistryStore
+    registrations: RegistrationStore
     served: Served
+    key_ring: KeyRing
     hints: Hints
+    calls: Calls
     idempotency: Idempotency
     views: TurnViews
     tails: Tails
@@ -62,6 +71,10 @@ def build_services(settings: Settings, front: FrontConfig) -> Services:
     agents = AgentStore(client=client, keys=keys)
     sessions = SessionStore(client=client, keys=keys, log=log)
     registry = RegistryStore(client=client, keys=keys, digest=front.digest)
+    registrations = RegistrationStore(client=client, keys=keys)
+    app = celery_app(settings.broker_url)
+    # Each call holds a connection for as long as it waits: with a pool of their own they take none from turns.
+    waiting = connect(settings.redis_url, max_connections=_WAITING_CALLS)
     return Services(
         settings=settings,
         limits=front.limits,
@@ -72,8 +85,11 @@ def build_services(settings: Settings, front: FrontConfig) -> Services:
         agents=agents,
         lookup=Lookup(agents=agents, sessions=sessions, reader=reader),
         registry=registry,
-        served=Served(store=registry),
-        hints=Hints(app=celery_app(settings.broker_url)),
+        registrations=registrations,
+        key_ring=KeyRing(front.api_keys),
+        served=Served(store=registry, registrations=registrations),
+        hints=Hints(app=app),
+        calls=Calls(client=waiting, keys=keys, app=app),
         idempotency=Idempotency(client=client, keys=keys),
         views=views,
         tails=Tails(hub=TailHub(client=client, keys=keys, reader=reader), reader=reader, views=views),

@@ -59,7 +59,7 @@ def submit(services: Services, session: SessionRef, submission: Submission) -> S
 def _config(services: Services, tenant: str, submission: Submission) -> Json:
     agent = services.lookup.known_agent(tenant, submission.agent_id)
     config = turn_config(agent.agent_config, submission.turn)
-    check_config(config, services.served.registry())
+    services.served.look(tenant, lambda registry: check_config(config, registry))
     return config
 
 

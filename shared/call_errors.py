@@ -18,11 +18,12 @@ _CLASSES = {kind.__name__: kind for kind in _FACTS}
 
 def error_as_json(error: TurnstoneError) -> Json:
     """What rebuilds the error elsewhere. One that is not meant for clients becomes an internal one."""
-    facts = _FACTS.get(type(error))
-    if facts is None:
+    kind = next((kind for kind in type(error).__mro__ if kind in _FACTS), None)
+    if kind is None:
         message = "An unexpected fault in the worker; its log has the details."
         return error_as_json(ProviderError(message, provider_id="", code="internal_error"))
-    return {"class": type(error).__name__, "message": error.message, "facts": {n: getattr(error, n) for n in facts}}
+    facts = {name: getattr(error, name) for name in _FACTS[kind]}
+    return {"class": kind.__name__, "message": error.message, "facts": facts}
 
 
 def error_from_json(body: Json) -> TurnstoneError:

@@ -29,11 +29,10 @@ Json = dict[str, Any]
 Entry = tuple[bytes, bytes]
 
 TIMEOUT_S = 10.0
-SILENCE_S = 15.0
-"""A worker that is at work on a call says so every few seconds; after this silence it is gone."""
+"""How long a call may be silent. A worker that is at work on it says so every few seconds."""
+BEAT_S = 3.0
 KEPT_S = 60
 """How long a reply outlives its last entry where nobody deletes it."""
-BEAT_S = 5.0
 _BLOCK_S = 4.0  # less than the connection's socket timeout
 
 # The kinds of entries on a reply's stream.
@@ -55,9 +54,9 @@ class Calls:
         self._keys = keys
         self._app = app
 
-    def call(self, operation: str, payload: Json, *, timeout_s: float = TIMEOUT_S, patient: bool = False) -> Json:
-        """The operation's result. `patient`: `timeout_s` is for a worker to take it, then the provider decides."""
-        with closing(self._entries(operation, payload, timeout_s=timeout_s, patient=patient)) as entries:
+    def call(self, operation: str, payload: Json, *, timeout_s: float = TIMEOUT_S) -> Json:
+        """The operation's result. `timeout_s` is the longest silence: how long the provider takes is its own affair."""
+        with closing(self._entries(operation, payload, timeout_s)) as entries:
             return cast(Json, orjson.loads(next(data for kind, data in entries if kind == RESULT)))
 
     def stream(self, operation: str, payload: Json, *, timeout_s: float = TIMEOUT_S) -> Generator[bytes | None]:
@@ -65,19 +64,19 @@ class Calls:
 
         Nothing is asked before the first `next`. Closing the iterator ends the operation.
         """
-        with closing(self._entries(operation, payload, timeout_s=timeout_s, patient=True)) as entries:
+        with closing(self._entries(operation, payload, timeout_s)) as entries:
             for kind, data in entries:
                 if kind == RESULT:
                     return
                 yield data if kind == ITEM else None
 
-    def _entries(self, operation: str, payload: Json, *, timeout_s: float, patient: bool) -> Generator[Entry]:
+    def _entries(self, operation: str, payload: Json, timeout_s: float) -> Generator[Entry]:
         call_id = new_call_id()
         keys = self._keys.call(call_id)
         self._ask(keys, {"operation": operation, "payload": payload}, timeout_s)
         try:
             self._hint(call_id)
-            yield from self._read(keys, timeout_s=timeout_s, patient=patient)
+            yield from self._read(keys, timeout_s)
         finally:
             self._forget(keys)
 
@@ -97,13 +96,13 @@ class Calls:
             logger.warning("call not published: %s", error)
             raise Unavailable("The broker cannot be reached. Try again.", code="broker_unavailable") from error
 
-    def _read(self, keys: CallKeys, *, timeout_s: float, patient: bool) -> Generator[Entry]:
+    def _read(self, keys: CallKeys, timeout_s: float) -> Generator[Entry]:
         """Entries that mean something to a caller, up to the result."""
         deadline, last, taken = time.monotonic() + timeout_s, b"0", False
         while True:
             entries = self._next(keys.reply, last, deadline - time.monotonic())
             if not entries and time.monotonic() >= deadline:
-                raise _late(taken, patient)
+                raise _silent(taken)
             for entry_id, kind, data in entries:
                 last = entry_id
                 if kind == ERROR:
@@ -113,8 +112,8 @@ class Calls:
                     yield kind, data
                 if kind == RESULT:
                     return
-            if taken and patient and entries:
-                deadline = time.monotonic() + SILENCE_S
+            if taken and entries:
+                deadline = time.monotonic() + timeout_s
 
     def _next(self, key: str, after: bytes, left_s: float) -> list[tuple[bytes, bytes, bytes]]:
         block_ms = max(1, int(min(left_s, _BLOCK_S) * 1000))
@@ -138,19 +137,9 @@ def _flat(entries: Any) -> Any:
     return entries[0] if entries and isinstance(entries[0], list) else entries
 
 
-def _late(taken: bool, patient: bool) -> Unavailable:
-    if not taken:
-        return Unavailable(
-            "No calls worker took the request: start one with 'turnstone worker --queue calls', or try again.",
-            code="no_calls_worker",
-            retry_after=2,
-        )
-    if patient:
-        return Unavailable(
-            "The calls worker that was at work on the request is gone. Try again.", code="calls_worker_lost"
-        )
-    return Unavailable(
-        "The provider did not answer in time; GET /v1/providers shows how it is. Try again.",
-        code="call_timeout",
-        retry_after=5,
-    )
+def _silent(taken: bool) -> Unavailable:
+    if taken:
+        problem = "The calls worker that was at work on the request is gone. Try again."
+        return Unavailable(problem, code="calls_worker_lost")
+    problem = "No calls worker took the request: start one with 'turnstone worker --queue calls', or try again."
+    return Unavailable(problem, code="no_calls_worker", retry_after=2)

@@ -4,6 +4,7 @@ TurnstoneError
 ├── ConfigError                 the run config or the environment is wrong; names the key and the fix
 ├── RequestError                a client asked for something that cannot be done
 │   ├── InvalidRequest          a field is wrong
+│   ├── Unauthorized            it carries no key that opens anything
 │   ├── NotFound                no such thing; says which call lists what exists
 │   └── Conflict                it clashes with what is there already
 ├── Unavailable                 the service cannot do it yet, or not any more; says when to try again
@@ -44,6 +45,14 @@ class InvalidRequest(RequestError):
         super().__init__(message)
         self.param = param
         self.code = code
+
+
+class Unauthorized(RequestError):
+    """A request carries no valid API key. `given`: it carries another one."""
+
+    def __init__(self, message: str, *, given: bool) -> None:
+        super().__init__(message)
+        self.given = given
 
 
 class NotFound(RequestError):

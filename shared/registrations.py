@@ -10,7 +10,14 @@ from redis import Redis
 
 from shared.log.keys import Keys
 from shared.redis_client import translated
-from shared.registry import RegisteredModel, RegisteredShield, RegisteredToolGroup, Registry, tool_from_json
+from shared.registry import (
+    RegisteredModel,
+    RegisteredShield,
+    RegisteredToolGroup,
+    Registry,
+    shown_endpoint,
+    tool_from_json,
+)
 from shared.runconfig.secrets import mask, protect
 
 Json = dict[str, Any]
@@ -129,7 +136,7 @@ def registered_toolgroup(one: Registration) -> RegisteredToolGroup:
         identifier=one.identifier,
         provider_id=one.provider_id,
         resource_id=one.resource_id,
-        mcp_endpoint=mask(protect(one.details["mcp_endpoint"])),
+        mcp_endpoint=shown_endpoint(one.details["mcp_endpoint"]),
         args=mask(protect(one.details["args"])),
         tools=[tool_from_json(tool) for tool in one.details["tools"]],
     )

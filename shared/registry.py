@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 from redis import Redis
@@ -154,6 +155,14 @@ class Registry:
             return f"The tool group '{group.identifier}' has no such tool as '{name}' names. Its tools: {tools}."
         known = ", ".join(sorted(group.identifier for group in self.toolgroups)) or "none"
         return f"There is no tool group '{name}'. Known: {known}."
+
+
+def shown_endpoint(endpoint: Json | None) -> Json | None:
+    """An MCP endpoint without what may be a credential: headers, user and query."""
+    if endpoint is None:
+        return None
+    parts = urlsplit(str(endpoint["uri"]))
+    return {"uri": urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))}
 
 
 def tool_from_json(body: Json) -> RegisteredTool:

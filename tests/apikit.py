@@ -15,16 +15,33 @@ from shared.events import Event, Json, StepComplete, StepStart, TurnAwaitingInpu
 from shared.fold import fold
 from shared.ids import TurnRef, new_step_id, new_token
 from shared.log.turn_log import Claim, Write
-from shared.registry import ProviderStatus, RegisteredModel, Registry
+from shared.registry import (
+    ProviderStatus,
+    RegisteredModel,
+    RegisteredShield,
+    RegisteredTool,
+    RegisteredToolGroup,
+    Registry,
+)
 from shared.runconfig import FrontConfig
 from shared.settings import Settings
 from shared.status import TurnStatus
 
+SEAT: Json = {"type": "object", "properties": {"seat": {"type": "string"}}, "required": ["seat"]}
 REGISTRY = Registry(
     models=[
         RegisteredModel(identifier="meta/small", model_type="llm", provider_ids=["p1", "p2"], resource_ids={"p1": "s"}),
         RegisteredModel(identifier="m", model_type="llm", provider_ids=["p1"], resource_ids={"p1": "m"}),
         RegisteredModel(identifier="e", model_type="embedding", provider_ids=["p1"], resource_ids={"p1": "e"}),
+    ],
+    shields=[RegisteredShield(identifier="words", provider_id="deny", resource_id="words")],
+    toolgroups=[
+        RegisteredToolGroup(
+            identifier="seats",
+            provider_id="web",
+            resource_id="seats",
+            tools=[RegisteredTool(name="book", description="Books a seat.", input_schema=SEAT, replay="never")],
+        )
     ],
     providers=[
         ProviderStatus(

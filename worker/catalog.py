@@ -49,8 +49,9 @@ class Catalog:
         tools: Mapping[str, ToolProvider] | None = None,
         registrations: RegistrationStore | None = None,
     ) -> None:
-        self._safety = safety or {}
-        self._tools = tools or {}
+        # Not `or`: the fleet fills these later.
+        self._safety = {} if safety is None else safety
+        self._tools = {} if tools is None else tools
         self._registrations = registrations
         self._listed = Registry()
         self._asked: Collection[str] = ()

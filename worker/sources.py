@@ -8,7 +8,7 @@ from functools import partial
 
 from shared.errors import ProviderError
 from shared.events import Json
-from shared.registry import RegisteredShield, RegisteredTool, RegisteredToolGroup
+from shared.registry import RegisteredShield, RegisteredTool, RegisteredToolGroup, shown_endpoint
 from shared.runconfig import StaticModel, StaticShield, StaticToolGroup
 from shared.runconfig.secrets import mask, protect
 from worker.balancer import Balancer
@@ -172,7 +172,7 @@ class ToolSource(Source):
             identifier=group.identifier,
             provider_id=self.provider_id,
             resource_id=group.identifier,
-            mcp_endpoint=mask(protect(group.mcp_endpoint)),
+            mcp_endpoint=shown_endpoint(group.mcp_endpoint),
             args=mask(protect(group.args)),
             tools=[registered_tool(tool) for tool in self._provider.list_tools(group.identifier)],
         )

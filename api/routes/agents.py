@@ -23,7 +23,7 @@ def create_agent(body: types.CreateAgent, header: CreationHeaders) -> Response:
     config = agent_config(body.agent_config)
 
     def create() -> Json:
-        check_config(config, services().served.registry(), where="agent_config.")
+        services().served.look(tenant(), lambda registry: check_config(config, registry, where="agent_config."))
         agent = Agent(agent_id=new_agent_id(), agent_config=config, created_at=now_iso())
         services().agents.create(tenant(), agent)
         return {"agent_id": agent.agent_id}

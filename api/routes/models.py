@@ -1,16 +1,18 @@
-"""Models that can be used."""
+"""Models that can be used: listed by their providers, or registered."""
 
 from flask import Response
 from pydantic import BaseModel
 
-from api.answers import answer
-from api.routing import Routes, services
-from shared.errors import NotFound
+from api.answers import answer, nothing
+from api.registering import one_of, register, unregister
+from api.routing import Routes, services, tenant
 from shared.events import Json
+from shared.registrations import Kind
 from shared.registry import RegisteredModel
 from shared.types import catalog as types
+from shared.types.registering import RegisterModel
 
-routes = Routes("models", about="What the providers really serve.")
+routes = Routes("models", about="What the providers really serve, and what was registered with them.")
 
 
 class ModelPath(BaseModel):
@@ -22,17 +24,38 @@ class ModelPath(BaseModel):
 @routes.on("GET", "/v1/models", answers={200: types.ModelList}, problems=(503,))
 def list_models() -> Response:
     """List the models that are served."""
-    models = [_entry(model) for model in services().served.registry().models]
+    models = [_entry(model) for model in services().served.registry(tenant()).models]
     return answer({"data": models, "object": "list"})
+
+
+@routes.on("POST", "/v1/models", answers={200: types.ModelEntry}, problems=(409, 413, 415, 422, 500, 502, 503))
+def register_model(body: RegisterModel) -> Response:
+    """Register a model with its provider, which may refuse it. It stays until it is deleted."""
+    found = register(
+        services(),
+        tenant(),
+        Kind.MODEL,
+        body.model_dump(),
+        lambda registry: registry.exact_model(body.model_id),
+    )
+    return answer(_entry(found))
 
 
 @routes.on("GET", "/v1/models/<path:model_id>", answers={200: types.ModelEntry}, problems=(404, 503))
 def get_model(path: ModelPath) -> Response:
     """Get a model."""
-    model = services().served.registry().model(path.model_id)
-    if model is None:
-        raise NotFound("model", path.model_id, listing="GET /v1/models")
-    return answer(_entry(model))
+    found = services().served.look(
+        tenant(),
+        lambda registry: one_of(registry, Kind.MODEL, path.model_id, lambda known: known.model(path.model_id)),
+    )
+    return answer(_entry(found))
+
+
+@routes.on("DELETE", "/v1/models/<path:model_id>", answers={204: None}, problems=(404, 409, 503))
+def unregister_model(path: ModelPath) -> Response:
+    """Take back the registration of a model. 409 for one that its provider lists by itself."""
+    unregister(services(), tenant(), Kind.MODEL, path.model_id, lambda registry: registry.model(path.model_id))
+    return nothing()
 
 
 def _entry(model: RegisteredModel) -> Json:

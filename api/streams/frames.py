@@ -29,6 +29,11 @@ def data_frame(payload: Payload) -> bytes:
     return b'data: {"event": {"payload": ' + _one_line(payload) + b"}}\n\n"
 
 
+def plain_frame(data: bytes) -> bytes:
+    """A frame whose data is `data`, a JSON object, as it stands."""
+    return b"data: " + _one_line(data) + b"\n\n"
+
+
 def error_frame(error: bytes) -> bytes:
     """The frame that ends a POST's stream in failure; `error` is a JSON object."""
     return b'data: {"error": ' + _one_line(error) + b"}\n\n"

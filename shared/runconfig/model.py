@@ -1,5 +1,6 @@
 """The shape of the run config."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
@@ -12,6 +13,8 @@ Durability = Literal["none", "fsync", "replicated"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
+
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 NO_FILE_DIGEST = "default"
 
@@ -54,6 +57,14 @@ class ApiKey(Section):
     def _not_empty(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().strip():
             raise ValueError("must not be empty.")
+        return value
+
+    @field_validator("tenant")
+    @classmethod
+    def _part_of_names(cls, value: str) -> str:
+        """It stands in the names of keys in the store and of turns, between signs that it must not hold itself."""
+        if not _TENANT.fullmatch(value):
+            raise ValueError("use at most 64 letters, digits and . _ - only, beginning with a letter or digit.")
         return value
 
 
@@ -151,6 +162,13 @@ class FrontConfig(Section):
     shields: tuple[StaticShield, ...] = ()
     memory_banks: tuple[StaticMemoryBank, ...] = ()
     toolgroups: tuple[StaticToolGroup, ...] = ()
+
+    @field_validator("api_keys")
+    @classmethod
+    def _each_key_once(cls, value: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        if len({one.key.get_secret_value().strip() for one in value}) < len(value):
+            raise ValueError("each key once: one of them stands there twice.")
+        return value
 
     _digest: str = PrivateAttr(NO_FILE_DIGEST)
     _origin: Origin = PrivateAttr(default_factory=Origin)

@@ -1,9 +1,9 @@
 """Agents: how a model is to act in the sessions that belong to it."""
 
 from collections import Counter
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from shared.types.base import Items, Name, Wire
 from shared.types.sampling import ResponseFormat, SamplingParams
@@ -23,6 +23,17 @@ class AgentConfig(Wire):
     toolgroups: Items[ToolGroup] = Field(default_factory=list)
     input_shields: Items[Name] = Field(default_factory=list)
     output_shields: Items[Name] = Field(default_factory=list)
+    shield_mode: Annotated[
+        Literal["hold", "stream"],
+        Field(description="Whether output is held until its shields have passed, or shown and retracted."),
+    ] = "hold"
+    shield_on_error: Annotated[
+        Literal["block", "allow"],
+        Field(
+            validation_alias=AliasChoices("shield_on_error", "on_error"),
+            description="What a shield that fails means. `on_error` is read as well.",
+        ),
+    ] = "block"
     max_infer_iters: MaxIters = 10
     enable_session_persistence: Annotated[
         bool, Field(description="False: sessions expire some time after their last turn.")

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from shared.types.base import Json, Wire
+from shared.types.tools import ToolParameter
 
 
 class ModelEntry(Wire):
@@ -29,6 +30,80 @@ class ModelList(Wire):
 
     data: list[ModelEntry]
     object: Literal["list"]
+
+
+class ShieldEntry(Wire):
+    """A shield, and the instance that runs it."""
+
+    identifier: str
+    provider_resource_id: str
+    provider_id: str
+    type: Literal["shield"]
+    params: Json
+
+
+class ShieldList(Wire):
+    """All shields."""
+
+    data: list[ShieldEntry]
+
+
+class McpAddress(Wire):
+    """Where an MCP server is. Its headers are not shown."""
+
+    uri: str
+
+
+class ToolGroupEntry(Wire):
+    """A tool group, and the instance that runs its tools. Credentials are shown as asterisks."""
+
+    identifier: str
+    provider_resource_id: str
+    provider_id: str
+    type: Literal["tool_group"]
+    mcp_endpoint: McpAddress | None = None
+    args: Json
+
+
+class ToolGroupList(Wire):
+    """All tool groups."""
+
+    data: list[ToolGroupEntry]
+
+
+class ToolEntry(Wire):
+    """A tool that runs on the server. `input_schema` is the JSON Schema from which `parameters` are made."""
+
+    identifier: str
+    provider_resource_id: str
+    provider_id: str
+    toolgroup_id: str
+    type: Literal["tool"]
+    description: str
+    parameters: list[ToolParameter]
+    input_schema: Json
+    metadata: Json
+
+
+class ToolList(Wire):
+    """Tools."""
+
+    data: list[ToolEntry]
+
+
+class RuntimeTool(Wire):
+    """A tool as its provider lists it now."""
+
+    name: str
+    description: str
+    parameters: list[ToolParameter]
+    metadata: Json
+
+
+class RuntimeToolList(Wire):
+    """Tools."""
+
+    data: list[RuntimeTool]
 
 
 class ProviderEntry(Wire):
@@ -82,6 +157,7 @@ class ProblemError(Wire):
     type: str
     code: str
     param: str | None = None
+    provider_id: str | None = None
 
 
 class Problem(Wire):

@@ -1,9 +1,10 @@
 """Agents over HTTP."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from apikit import REGISTRY, Api, assert_problem, event_types, ref_of
+from apikit import HELLO, REGISTRY, Api, assert_problem, event_types, ref_of
 
 from api.idempotency import digest_of
 
@@ -23,6 +24,8 @@ def test_an_agent_is_kept_with_all_defaults_filled_in(api: Api) -> None:
         "toolgroups": [],
         "input_shields": [],
         "output_shields": [],
+        "shield_mode": "hold",
+        "shield_on_error": "block",
         "max_infer_iters": 10,
         "enable_session_persistence": True,
         "tool_choice": "auto",
@@ -66,18 +69,50 @@ def test_no_agent_is_taken_before_a_worker_has_said_what_is_served(redis_url: st
 
 
 @pytest.mark.parametrize(
-    ("config", "param"),
+    ("config", "param", "code", "known"),
     [
-        ({"input_shields": ["guard"]}, "agent_config.input_shields"),
-        ({"output_shields": ["guard"]}, "agent_config.output_shields"),
-        ({"toolgroups": ["builtin::websearch"]}, "agent_config.toolgroups"),
-        ({"toolgroups": [{"name": "x", "args": {"a": 1}}]}, "agent_config.toolgroups"),
+        ({"input_shields": ["words", "guard"]}, "agent_config.input_shields", "shield_not_found", "Known: words."),
+        ({"output_shields": ["guard"]}, "agent_config.output_shields", "shield_not_found", "Known: words."),
+        ({"toolgroups": ["builtin::web"]}, "agent_config.toolgroups", "toolgroup_not_found", "Known: seats."),
+        ({"toolgroups": [{"name": "x", "args": {}}]}, "agent_config.toolgroups", "toolgroup_not_found", "Known: seats"),
+        ({"toolgroups": ["seats/free"]}, "agent_config.toolgroups", "toolgroup_not_found", "Its tools: book."),
+        ({"tool_choice": "free", "toolgroups": ["seats"]}, "agent_config.tool_config.tool_choice", None, "of book."),
     ],
 )
-def test_what_this_release_does_not_serve_is_refused_and_named(api: Api, config: Any, param: str) -> None:
+def test_what_is_not_served_is_refused_with_what_is(
+    api: Api, config: Any, param: str, code: str | None, known: str
+) -> None:
     answer = api.post("/v1/agents", {"agent_config": {"model": "m", **config}})
 
-    assert assert_problem(answer, 400, "not_supported")["error"]["param"] == param
+    problem = assert_problem(answer, 400, code)
+    assert problem["error"]["param"] == param
+    assert known in problem["detail"]
+
+
+def test_shields_and_tool_groups_that_are_served_are_taken(api: Api) -> None:
+    config = {
+        "input_shields": ["words"],
+        "output_shields": ["words"],
+        "shield_mode": "stream",
+        "on_error": "allow",
+        "toolgroups": ["seats", "seats/book", {"name": "seats", "args": {"seat": "1A"}}],
+        "tool_choice": "book",
+    }
+
+    kept = api.client.get(api.agent(**config)).json["agent_config"]
+
+    assert (kept["shield_mode"], kept["shield_on_error"]) == ("stream", "allow")
+    assert kept["toolgroups"] == config["toolgroups"]
+
+
+def test_a_shield_that_was_taken_away_is_refused_at_the_next_turn(api: Api) -> None:
+    session = api.session(api.agent(input_shields=["words"]))
+    api.services.registry.publish(replace(REGISTRY, shields=[]))
+    api.services.served.registry("default", fresh=True)
+
+    answer = api.post(f"{session}/turn", HELLO)
+
+    assert assert_problem(answer, 400, "shield_not_found")["error"]["param"] == "input_shields"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""Registers with providers, through a worker, and takes back what was registered."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from api.services import Services
+from shared.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from shared.events import Json
+from shared.registrations import Kind, Registration
+from shared.registry import Registry
+
+T = TypeVar("T")
+
+
+def register(services: Services, tenant: str, kind: Kind, payload: Json, find: Callable[[Registry], T | None]) -> T:
+    """Have the provider accept it; what `find` then finds in the registry.
+
+    Raises what the provider refuses it with, Conflict where the name is taken, and Unavailable.
+    """
+    services.calls.call(f"register_{kind}", {"tenant": tenant, **payload})
+    found = find(services.served.registry(tenant, fresh=True))
+    if found is None:
+        raise Unavailable(
+            f"The {kind} was registered and is not there any more: somebody deleted it, or its provider left the"
+            " run config.",
+            code="registration_gone",
+        )
+    return found
+
+
+def unregister(services: Services, tenant: str, kind: Kind, name: str, find: Callable[[Registry], object]) -> None:
+    """Take back what was registered under `name`; a model also by `provider_id/identifier`.
+
+    Raises Conflict for what a provider lists by itself, and NotFound.
+    """
+    registered = [one for one in services.registrations.of(tenant) if one.kind is kind and name in _names(one)]
+    if registered:
+        services.registrations.delete(tenant, registered)
+        services.served.registry(tenant, fresh=True)
+    elif find(services.served.registry(tenant, fresh=True)) is not None:
+        raise Conflict(
+            f"The {kind} '{name}' was not registered: its provider lists it by itself, or the run config does. Remove"
+            " it there.",
+            code="not_registered",
+        )
+    else:
+        raise NotFound(kind, name, listing=f"GET /v1/{kind}s")
+
+
+def one_of(registry: Registry, kind: Kind, name: str, find: Callable[[Registry], T | None]) -> T:
+    """What `find` finds. Raises NotFound."""
+    found = find(registry)
+    if found is None:
+        raise NotFound(kind, name, listing=f"GET /v1/{kind}s")
+    return found
+
+
+def refuse_unserved(**fields: object) -> None:
+    """Raise InvalidRequest for a field that is given and would be ignored."""
+    for name, value in fields.items():
+        if value is not None:
+            raise InvalidRequest(f"This release does not know {name}: leave it out.", param=name, code="not_supported")
+
+
+def _names(one: Registration) -> tuple[str, ...]:
+    if one.kind is Kind.MODEL:
+        return one.identifier, f"{one.provider_id}/{one.identifier}"
+    return (one.identifier,)
