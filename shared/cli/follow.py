@@ -32,6 +32,11 @@ class Lost:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Back:
+    """The connection is there again."""
+
+
 def follow(
     api: ApiClient,
     path: str,
@@ -40,18 +45,22 @@ def follow(
     known: bool,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Frame | Lost]:
-    """The events after `after` up to the turn's end, with a Lost for each break.
+) -> Iterator[Frame | Lost | Back]:
+    """The events after `after` up to the turn's end, with a Lost for each break and a Back for its end.
 
     `known`: the API has been reached already, so that it is waited for also where the first connection fails.
     Raises ApiUnreachable where it stays away, ApiRefused where it refuses.
     """
     last_id, pause = after, FIRST_PAUSE_S
     away_since: float | None = None
+    lost = False
     while True:
         try:
             with api.stream(f"{path}/events", last_id=last_id) as pieces:
                 known, away_since = True, None
+                if lost:
+                    lost = False
+                    yield Back()
                 if pieces is None:
                     return
                 for frame in frames(pieces):
@@ -68,6 +77,7 @@ def follow(
             if not known or now - away_since > PATIENCE_S:
                 raise
             reason = error.message
+        lost = True
         yield Lost(reason)
         sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE_S)

@@ -13,7 +13,7 @@ from types import FrameType
 
 from shared.cli.client import ApiClient
 from shared.cli.exits import AWAITING, FAILED, INTERRUPTED, OK
-from shared.cli.follow import Frame, Lost, follow
+from shared.cli.follow import Back, Frame, Lost, follow
 from shared.cli.terminal import YELLOW, Terminal
 from shared.cli.transcript import View
 from shared.cli.turnpath import TurnPath
@@ -40,7 +40,7 @@ class _Sign(Enum):
     """Ctrl-C."""
 
 
-_Item = Frame | Lost | _Failed | _Sign
+_Item = Frame | Lost | Back | _Failed | _Sign
 
 
 class Choice(Enum):
@@ -79,7 +79,7 @@ class _Watching:
         self._api, self._terminal, self._view, self._watched = api, terminal, view, watched
         self._items: SimpleQueue[_Item] = SimpleQueue()  # its put may interrupt its get, as a signal handler does
         self._since = time.monotonic()
-        self._lost = False
+        self._lost_since: float | None = None
 
     def run(self) -> int:
         threading.Thread(target=self._follow, daemon=True).start()
@@ -103,14 +103,15 @@ class _Watching:
         try:
             item = self._items.get(timeout=TICK_S)
         except Empty:
-            label = "connection lost, trying again" if self._lost else self._view.waiting_for
-            self._terminal.spin(label, time.monotonic() - self._since)
+            self._spin()
             return None
         match item:
             case Frame():
                 return self._show(item)
             case Lost():
-                self._lost = True
+                self._lost_since = self._lost_since or time.monotonic()
+            case Back():
+                self._lost_since = None
             case _Failed(error):
                 self._terminal.end_line()
                 if self._watched.known:
@@ -122,11 +123,17 @@ class _Watching:
                 return self._ended()
         return None
 
+    def _spin(self) -> None:
+        label, since = self._view.waiting_for, self._since
+        if self._lost_since is not None:
+            label, since = "connection lost, trying again", self._lost_since
+        self._terminal.spin(label, time.monotonic() - since)
+
     def _show(self, frame: Frame) -> int | None:
         before = self._view.waiting_for
         self._view.show(frame)
-        if self._view.waiting_for != before or self._lost:
-            self._since, self._lost = time.monotonic(), False
+        if self._view.waiting_for != before:
+            self._since = time.monotonic()
         if frame.type in TERMINAL_EVENTS:
             self._terminal.end_line()
             return OK if frame.type == "turn_complete" else FAILED
