@@ -35,7 +35,7 @@ class Balancer:
         self._places = Places(clock=clock)
         self._clock = clock
         self._sleep = sleep
-        self._watchers: list[Callable[[], None]] = []
+        self._watchers: list[Callable[[str], None]] = []
 
     def stream(self, model: str, resource_ids: Mapping[str, str], ask: Ask[T]) -> Iterator[T]:
         """The answer of one of the instances in `resource_ids` (their own names of `model`, by `provider_id`).
@@ -91,27 +91,33 @@ class Balancer:
         circuit = self._instances[provider_id].circuit
         return circuit.fault if circuit.is_open(self._clock()) else None
 
-    def watch(self, watcher: Callable[[], None]) -> None:
-        """Have `watcher` called whenever `fault` says something else."""
+    def watch(self, watcher: Callable[[str], None]) -> None:
+        """Have `watcher` called with a `provider_id` whenever that instance is set aside, and when it is no more."""
         self._watchers.append(watcher)
 
     def _answered(self, instance: Instance) -> None:
         if instance.circuit.fault:
             logger.info("provider '%s' answers again", instance.provider.provider_id)
             instance.circuit.passed()
-            self._tell()
+            self._tell(instance)
             self._places.look_again()
 
     def _failed(self, instance: Instance, error: ProviderError) -> None:
         if judge(error) is not Verdict.ASIDE:
             return
         now = self._clock()
-        if not instance.circuit.is_open(now):
-            logger.warning("set aside for a while: %s", error)
+        is_new = not instance.circuit.is_open(now)
         instance.circuit.failed(now, error.message, retry_after=error.retry_after)
-        gevent.spawn_later(instance.circuit.due_in(now), self._tell)
-        self._tell()
+        if is_new:
+            logger.warning("set aside for a while: %s", error)
+            self._tell(instance)
+            gevent.spawn(self._tell_of_the_end, instance)
 
-    def _tell(self) -> None:
+    def _tell_of_the_end(self, instance: Instance) -> None:
+        while pause := instance.circuit.due_in(self._clock()):
+            gevent.sleep(pause)
+        self._tell(instance)
+
+    def _tell(self, instance: Instance) -> None:
         for watcher in self._watchers:
-            watcher()
+            watcher(instance.provider.provider_id)

@@ -33,7 +33,8 @@ class OnRegistry(Protocol):
 
 
 class Registrar:
-    """Lists what providers serve at start and every minute; one that is down is asked again every five seconds.
+    """Lists what providers serve at start and every minute; one that is down is asked again every five seconds, and
+    one that requests have found to be down at once.
 
     Each provider by itself, so that none waits for another. A failed listing keeps the last one, also the one that
     a worker before this one has published. `worker` is the name under which it publishes and says that it is alive;
@@ -54,6 +55,7 @@ class Registrar:
         self._on_registry = on_registry
         self._listed: dict[str, Listing] = {}
         self._health: dict[str, Json] = {}
+        self._wanted = {provider_id: Signal() for provider_id in self._sources}
         self._news = Signal()
         self._outage = Outage("the registry waits")
 
@@ -111,8 +113,9 @@ class Registrar:
             ],
         )
 
-    def refresh(self) -> None:
-        """Publish again soon: what a source says of itself has changed."""
+    def look_again(self, provider_id: str) -> None:
+        """Publish soon how the provider is, and ask it at once: requests have found it changed."""
+        self._wanted[provider_id].set()
         if self._health.keys() == self._sources.keys():
             self._news.set()
 
@@ -132,8 +135,10 @@ class Registrar:
         self._health[provider_id] = _failing(problem)
 
     def _watch(self, provider_id: str) -> None:
+        wanted = self._wanted[provider_id]
         while True:
-            gevent.sleep(REFRESH_S if self.ask(provider_id) else RETRY_S)
+            wanted.clear()
+            wanted.wait(REFRESH_S if self.ask(provider_id) else RETRY_S)
 
     def _remember(self) -> None:
         """Begin with what a worker of the same run config has published, so that a start forgets nothing."""

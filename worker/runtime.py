@@ -104,7 +104,7 @@ class Runtime:
             worker=self.name,
             on_registry=self._fleet.catalog.update,
         )
-        self._fleet.router.balancer.watch(self._registrar.refresh)
+        self._fleet.router.balancer.watch(self._registrar.look_again)
         self._running: dict[str, Interrupts] = {}
         self._draining = False
 

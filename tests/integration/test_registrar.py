@@ -80,7 +80,7 @@ class Bench:
             for one in providers
         )
         registrar = self.begin(*sources, worker=worker)
-        balancer.watch(registrar.refresh)
+        balancer.watch(registrar.look_again)
         return registrar
 
     def begin(self, *sources: Source, worker: str | None = "w1") -> Registrar:
@@ -163,13 +163,16 @@ def test_a_provider_that_is_down_does_not_stop_the_others_and_is_asked_again(ben
     assert bench.health("big") == "OK"
 
 
-def test_an_instance_that_is_set_aside_is_shown_so_until_it_may_be_tried_again(
+def test_an_instance_that_is_set_aside_is_shown_so_and_asked_at_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registrar_module, "ALIVE_S", DEADLINE_S)
-    bench.start(Listed("big", "m"))
+    for name in ("ALIVE_S", "REFRESH_S"):
+        monkeypatch.setattr(registrar_module, name, DEADLINE_S)
+    big = Listed("big", "m")
+    bench.start(big)
     bench.until_published("m")
     until(lambda: bench.health("big") == "OK")
+    asked = big.asked
 
     def refused(provider: InferenceProvider, model: str) -> None:
         raise ProviderError("Provider 'big' is out of memory.", provider_id="big", retryable=True)
@@ -179,6 +182,7 @@ def test_an_instance_that_is_set_aside_is_shown_so_until_it_may_be_tried_again(
         bench.balancer.call("m", {"big": "m"}, refused)
 
     until(lambda: bench.health("big") == "Error")
+    until(lambda: big.asked > asked)
     assert bench.published().providers[0].health["message"] == "Provider 'big' is out of memory."
     until(lambda: bench.health("big") == "OK")
 
