@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import schemathesis
 from apikit import Api, settings_for
+from callskit import with_calls
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from api.app import create_app
@@ -32,13 +33,19 @@ def prefix() -> str:
 @pytest.fixture(scope="module")
 def quiet(redis_url: str, prefix: str) -> Api:
     """The API without a worker, for setting things up."""
-    return Api.on(redis_url, prefix)
+    api = Api.on(redis_url, prefix)
+    with_calls(api)
+    return api
 
 
 @pytest.fixture(scope="module")
 def api(redis_url: str, prefix: str) -> Iterator[Api]:
-    """The API with a worker that cancels whatever it is told to look at: so every answer comes to an end."""
+    """The API with a worker that cancels whatever it is told to look at: so every answer comes to an end.
+
+    Calls are answered by the real operations.
+    """
     api = Api.on(redis_url, prefix)
+    with_calls(api)
 
     def cancel(ref: TurnRef) -> None:
         api.services.log.cancel(ref, reason="A test.")
@@ -70,7 +77,8 @@ def aim(case: schemathesis.Case, api: Api) -> None:
     turn = api.turn()
     api.worker(turn).ask("c1")
     parts = dict(zip(("agent_id", "session_id", "turn_id"), turn.split("/")[3::2], strict=True))
-    parts |= {"step_id": api.client.get(turn).json["steps"][0]["step_id"], "model_id": "p1/m", "provider_id": "p1"}
+    parts |= {"step_id": api.client.get(turn).json["steps"][0]["step_id"], "model_id": "one/m", "provider_id": "one"}
+    parts |= {"identifier": "words", "toolgroup_id": "seats", "tool_name": "book"}
     for name in case.path_parameters:
         case.path_parameters[name] = parts[name]
     if case.path.endswith(("/events", "/turn")):
@@ -86,6 +94,8 @@ def aim_body(body: dict[str, Any]) -> None:
         if isinstance(config, dict) and "model" in config:
             config |= {"model": "m", "toolgroups": [], "input_shields": [], "output_shields": []}
             config |= {"tool_choice": None, "tool_config": None}
+    served = {"model_id": "m", "shield_id": "words", "toolgroup_id": "seats", "tool_name": "book"}
+    body |= {name: value for name, value in served.items() if name in body}
     responses = body.get("tool_responses")
     if isinstance(responses, list) and responses and isinstance(responses[0], dict):
         body["tool_responses"] = [{**responses[0], "call_id": "c1"}]
