@@ -51,6 +51,7 @@ def lines(stack: Stack) -> list[Json]:
     for line in stack.process.output.splitlines():
         name, _, text = line.partition(" | ")
         if name.strip() in ("api", "worker-1", "calls"):
+            assert text.startswith("{"), f"no JSON: {line}"
             found.append({"process": name.strip(), **json.loads(text)})
     return found
 
