@@ -63,6 +63,14 @@ class ApiMetrics:
             response.call_on_close(self._streams.dec)
 
 
+class AllProcesses(Collector):
+    """What all processes of this API have counted, also those that have ended."""
+
+    def collect(self) -> Iterable[Metric]:
+        metrics: Iterable[Metric] = MultiProcessCollector.merge(metrics_files.filled())  # type: ignore[no-untyped-call]
+        return metrics
+
+
 class StoreMetrics(Collector):
     """What the store knows, asked when Prometheus asks. A store that is away costs these numbers and no others."""
 
@@ -111,9 +119,7 @@ def register_metrics(app: Flask, services: Services) -> None:
     @app.get(PATH)
     def show() -> Response:
         # With several processes the numbers lie in files, and the registry of one has only its own.
-        shown = CollectorRegistry() if metrics_files.is_made() else metrics.registry
-        if shown is not metrics.registry:
-            MultiProcessCollector(shown)  # type: ignore[no-untyped-call]
+        shown = AllProcesses() if metrics_files.is_made() else metrics.registry
         body = generate_latest(shown) + generate_latest(store)
         return Response(body, content_type=CONTENT_TYPE_LATEST)
 

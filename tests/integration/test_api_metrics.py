@@ -1,6 +1,10 @@
 """What the API tells Prometheus and its log about requests, on a real store."""
 
 import logging
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from apikit import HELLO, Api
@@ -125,3 +129,38 @@ def test_an_answer_of_the_servers_own_fault_is_an_error_in_the_log(caplog: pytes
     (record,) = [record for record in caplog.records if record.name == "api.metrics"]
     assert record.levelno == logging.ERROR
     assert record.__dict__["fields"]["status"] == 503
+
+
+def test_a_process_that_has_only_just_begun_does_not_break_what_the_others_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "from prometheus_client import Counter; from api.metrics import AllProcesses;"
+        "from prometheus_client import generate_latest; Counter('eggs', 'Eggs.').inc(3);"
+        "print(generate_latest(AllProcesses()).decode())"
+    )
+    (tmp_path / "counter_1.db").touch()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+    assert "eggs_total 3.0" in done.stdout, done.stderr
+
+
+def test_folders_that_killed_servers_left_behind_go_and_those_in_use_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    make = "import tempfile; tempfile.tempdir = {!r}; from api import metrics_files; metrics_files.make();{}"
+    ended = [sys.executable, "-c", make.format(str(tmp_path), "")]
+    subprocess.run(ended, check=True, timeout=60)
+    (left,) = tmp_path.iterdir()
+    running = [sys.executable, "-c", make.format(str(tmp_path), "print('made', flush=True); input()")]
+    with subprocess.Popen(running, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"made\n"
+        (in_use,) = tmp_path.iterdir()
+        subprocess.run(ended, check=True, timeout=60)
+        assert in_use in tmp_path.iterdir()
+        process.communicate(b"\n")
+
+    assert not left.exists()
