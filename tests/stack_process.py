@@ -56,6 +56,13 @@ class StackProcess:
         assert len(found) == 1, f"{words}: {found}"
         return found[0]
 
+    def worker(self, queue: str = "turns") -> psutil.Process:
+        """The running worker of a queue, of which there is one."""
+        workers = [one for one in self.note_processes() if "-m worker " in f"{command_of(one)} "]
+        found = [one for one in workers if one.environ()["TURNSTONE_QUEUE"] == queue]
+        assert len(found) == 1, f"{queue}: {found}"
+        return found[0]
+
     def stop(self, number: int = signal.SIGINT, *, seconds: float = 15.0) -> int:
         """Signal the stack, and return its exit code once it has ended."""
         self.note_processes()

@@ -68,7 +68,7 @@ def test_what_it_tells_the_user_to_try_streams_a_turn(stack: StackProcess) -> No
 
 
 def test_after_a_worker_was_killed_another_one_runs_the_turns(stack: StackProcess) -> None:
-    worker = stack.child("-m worker")
+    worker = stack.worker()
 
     worker.kill()
     stack.wait_for_line("started worker-1 (pid", times=2)

@@ -89,7 +89,7 @@ def test_a_worker_killed_in_mid_turn_is_replaced_and_the_turn_completes_under_it
             for frame in sse_frames(reply.iter_lines()):
                 frames.append(frame)
                 if len(frames) == 6:
-                    stack.process.child("-m worker").kill()
+                    stack.process.worker().kill()
 
         log = stack.log(turn)
         assert without_turn(frames) == log
