@@ -18,6 +18,9 @@ T = TypeVar("T")
 Ask = Callable[[InferenceProvider, str, bool], Iterator[T]]
 """Asks an instance, under its own name of the model; whether it may retry."""
 
+Watcher = Callable[[str, bool], None]
+"""Hears of an instance (its `provider_id`) that it is set aside, or is no more; and whether nobody is there."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,7 +38,7 @@ class Balancer:
         self._places = Places(clock=clock)
         self._clock = clock
         self._sleep = sleep
-        self._watchers: list[Callable[[str], None]] = []
+        self._watchers: list[Watcher] = []
 
     def stream(self, model: str, resource_ids: Mapping[str, str], ask: Ask[T]) -> Iterator[T]:
         """The answer of one of the instances in `resource_ids` (their own names of `model`, by `provider_id`).
@@ -91,8 +94,8 @@ class Balancer:
         circuit = self._instances[provider_id].circuit
         return circuit.fault if circuit.is_open(self._clock()) else None
 
-    def watch(self, watcher: Callable[[str], None]) -> None:
-        """Have `watcher` called with a `provider_id` whenever that instance is set aside, and when it is no more."""
+    def watch(self, watcher: Watcher) -> None:
+        """Have `watcher` called whenever `fault` says something else of an instance."""
         self._watchers.append(watcher)
 
     def _answered(self, instance: Instance) -> None:
@@ -110,7 +113,7 @@ class Balancer:
         instance.circuit.failed(now, error.message, retry_after=error.retry_after)
         if is_new:
             logger.warning("set aside for a while: %s", error)
-            self._tell(instance)
+            self._tell(instance, is_gone=error.code == "provider_unreachable")
             gevent.spawn(self._tell_of_the_end, instance)
 
     def _tell_of_the_end(self, instance: Instance) -> None:
@@ -118,6 +121,6 @@ class Balancer:
             gevent.sleep(pause)
         self._tell(instance)
 
-    def _tell(self, instance: Instance) -> None:
+    def _tell(self, instance: Instance, *, is_gone: bool = False) -> None:
         for watcher in self._watchers:
-            watcher(instance.provider.provider_id)
+            watcher(instance.provider.provider_id, is_gone)

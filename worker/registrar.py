@@ -34,7 +34,7 @@ class OnRegistry(Protocol):
 
 class Registrar:
     """Lists what providers serve at start and every minute; one that is down is asked again every five seconds, and
-    one that requests have found to be down at once.
+    one that requests have found to be gone at once.
 
     Each provider by itself, so that none waits for another. A failed listing keeps the last one, also the one that
     a worker before this one has published. `worker` is the name under which it publishes and says that it is alive;
@@ -113,9 +113,13 @@ class Registrar:
             ],
         )
 
-    def look_again(self, provider_id: str) -> None:
-        """Publish soon how the provider is, and ask it at once: requests have found it changed."""
-        self._wanted[provider_id].set()
+    def look_again(self, provider_id: str, is_gone: bool) -> None:
+        """Publish soon how the provider is: requests have found it changed. One that `is_gone` is asked at once.
+
+        One that is there is not: llama-cpp-python's server breaks off its answers when it is asked for its models.
+        """
+        if is_gone:
+            self._wanted[provider_id].set()
         if self._health.keys() == self._sources.keys():
             self._news.set()
 

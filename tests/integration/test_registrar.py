@@ -163,8 +163,9 @@ def test_a_provider_that_is_down_does_not_stop_the_others_and_is_asked_again(ben
     assert bench.health("big") == "OK"
 
 
-def test_an_instance_that_is_set_aside_is_shown_so_and_asked_at_once(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code", ["provider_unreachable", "provider_interrupted"])
+def test_an_instance_that_is_set_aside_is_shown_so_and_asked_at_once_where_it_is_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     for name in ("ALIVE_S", "REFRESH_S"):
         monkeypatch.setattr(registrar_module, name, DEADLINE_S)
@@ -175,16 +176,16 @@ def test_an_instance_that_is_set_aside_is_shown_so_and_asked_at_once(
     asked = big.asked
 
     def refused(provider: InferenceProvider, model: str) -> None:
-        raise ProviderError("Provider 'big' is out of memory.", provider_id="big", retryable=True)
+        raise ProviderError("Provider 'big' is out of memory.", provider_id="big", code=code, retryable=True)
 
     monkeypatch.setattr(circuit_module, "FIRST_S", 0.05)
     with pytest.raises(ProviderError):
         bench.balancer.call("m", {"big": "m"}, refused)
 
     until(lambda: bench.health("big") == "Error")
-    until(lambda: big.asked > asked)
     assert bench.published().providers[0].health["message"] == "Provider 'big' is out of memory."
     until(lambda: bench.health("big") == "OK")
+    assert big.asked - asked == (code == "provider_unreachable")
 
 
 def test_a_provider_with_a_fault_of_its_own_does_not_stop_the_others(bench: Bench) -> None:

@@ -96,12 +96,12 @@ class Bench:
     b: Played = field(default_factory=lambda: Played("b"))
     now: float = 1000.0
     pauses: list[float] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    told: list[tuple[str, bool]] = field(default_factory=list)
     spawned: list[gevent.Greenlet] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.balancer = Balancer(providers={"a": self.a, "b": self.b}, clock=lambda: self.now, sleep=self._sleep)
-        self.balancer.watch(self.told.append)
+        self.balancer.watch(lambda *news: self.told.append(news))
 
     def _sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -501,12 +501,13 @@ def test_those_who_wait_for_a_full_one_go_to_the_one_that_is_well_again(bench: B
     assert answers(*waiting) == ["a"] * 3
 
 
-def test_watchers_hear_when_one_is_set_aside_and_when_it_is_well_again(bench: Bench) -> None:
-    bench.a.faults = [bench.a.fault(retryable=True)]
+@pytest.mark.parametrize(("code", "is_gone"), [("provider_unreachable", True), ("provider_interrupted", False)])
+def test_watchers_hear_when_one_is_set_aside_and_when_it_is_well_again(bench: Bench, code: str, is_gone: bool) -> None:
+    bench.a.faults = [bench.a.fault(code, retryable=True)]
     bench.text()
-    assert bench.told == ["a"]
+    assert bench.told == [("a", is_gone)]
 
     bench.now += 6
     assert {bench.text() for _ in range(2)} == {"a", "b"}
 
-    assert bench.told == ["a", "a"]
+    assert bench.told == [("a", is_gone), ("a", False)]
