@@ -14,7 +14,7 @@ from shared.errors import ProviderError
 from shared.runconfig.model import Name
 from worker.providers.openai_config import Endpoint
 from worker.providers.openai_faults import Faults
-from worker.providers.retry import Backoff
+from worker.providers.retry import Backoff, is_worth_a_retry
 from worker.providers.safety import Json, Shield, Violation
 from worker.providers.safety_base import STANDARD_MESSAGE, LimitedSafety, ShieldEntry, ShieldsConfig, each_once
 from worker.providers.safety_content import Content, contents
@@ -24,7 +24,6 @@ MAX_RETRIES = 2
 # What a shield is registered with: it has to be allowed everywhere.
 PROBE = "Hello"
 
-_RETRIED_CODES = frozenset({"provider_unreachable", "provider_interrupted", "provider_rate_limited", "provider_error"})
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 Input = list[str] | list[Json]
@@ -92,7 +91,7 @@ class ModerationSafety(LimitedSafety):
                 return self._checked(self._post(shield, body, quote=quote), asked)
             except ProviderError as error:
                 wait_s = self._backoff.wait_s(attempt, error.retry_after)
-                retried = error.retryable and error.code in _RETRIED_CODES and attempt < self._backoff.max_retries
+                retried = is_worth_a_retry(error) and attempt < self._backoff.max_retries
                 if not retried or time.monotonic() + wait_s > until:
                     raise
                 self._sleep(wait_s)
