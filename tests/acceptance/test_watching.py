@@ -78,15 +78,13 @@ def test_every_line_is_json_and_those_of_a_turn_carry_its_id(stack: Stack) -> No
 
     def told() -> bool:
         of_turn[:] = [line for line in lines(stack) if line.get("turn") == turn["turn_id"]]
-        return any(line["message"] == "turn ended" for line in of_turn)
+        return {"turn ended", "POST", "GET"} <= {line.get("method", line["message"]) for line in of_turn}
 
-    wait_for(told, "the end is logged", seconds=DEADLINE_S)
+    wait_for(told, "the end and the requests are logged", seconds=DEADLINE_S)
     (ended,) = [line for line in of_turn if line["message"] == "turn ended"]
     assert (ended["process"], ended["level"], ended["status"]) == ("worker-1", "INFO", "failed")
     assert (ended["error_code"], ended["provider"], ended["steps"]) == (turn["error"]["code"], "script", 1)
-    requests = [line for line in of_turn if line["process"] == "api"]
-    assert {"POST", "GET"} <= {line["method"] for line in requests}
-    assert all(line["request"] for line in requests)
+    assert all(line["request"] for line in of_turn if line["process"] == "api")
 
 
 def test_nothing_that_was_said_and_no_key_is_in_the_log(stack: Stack) -> None:
