@@ -122,6 +122,24 @@ def text(*tokens: str, **options: Any) -> Stream:
     return chunks(*(chunk({"content": token}) for token in tokens), **options)
 
 
+def completion(*tokens: str, **options: Any) -> Stream:
+    """The rest of a text, as the older route streams it."""
+    pieces = [
+        event({"object": "text_completion", "choices": [{"index": 0, "text": token, "finish_reason": None}]})
+        for token in tokens
+    ]
+    if options.get("end", "done") in ("cut", "hang"):
+        return Stream(pieces=pieces, **options)
+    end = event({"object": "text_completion", "choices": [{"index": 0, "text": "", "finish_reason": "length"}]})
+    return Stream(pieces=[*pieces, end, usage(3, len(tokens)), event("[DONE]")], **options)
+
+
+def embeddings(texts: Sequence[str]) -> Json:
+    """A vector for each text, told apart by the text's length; in an order that is not theirs."""
+    data = [{"object": "embedding", "index": n, "embedding": [len(text), n]} for n, text in enumerate(texts)]
+    return {"object": "list", "data": data[::-1], "model": "m"}
+
+
 def call_piece(index: int | None, *, id: str | None = None, name: str | None = None, arguments: Any = None) -> bytes:
     """A piece of a tool call."""
     function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
@@ -170,6 +188,8 @@ class FakeUpstream:
         self.default: Reply | Chooser = default or text("Hello", " world")
         self.models: list[Json] = [{"id": name, "object": "model"} for name in models]
         self.models_reply: Failure | None = None
+        self.completion: Reply = completion(" and", " so on")
+        self.embedding: Reply | None = None
         self.pulls: deque[Reply] = deque()
         self.requests: list[Request] = []
         self.connections = 0
@@ -286,6 +306,10 @@ class FakeUpstream:
             if self._replies:
                 return self._replies.popleft()
             return self.default if isinstance(self.default, Stream | Failure | Raw) else self.default(request)
+        if request.path.endswith("/completions"):
+            return self.completion
+        if request.path.endswith("/embeddings"):
+            return self.embedding or Failure(status=200, body=embeddings(request.json["input"]))
         return Failure(status=404, body={"detail": "Not Found"})
 
     def _listing(self, path: str) -> Json:

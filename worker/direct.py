@@ -5,7 +5,7 @@ from contextlib import closing
 
 from shared.events import Json
 from worker.inference import Reply, message_of, take
-from worker.providers.inference import ChatRequest, Delta
+from worker.providers.inference import ChatRequest, CompletionRequest, Delta, EmbeddingRequest, InferenceProvider
 from worker.router import Router
 
 _NOTHING: Json = {"type": "text", "text": ""}
@@ -37,6 +37,46 @@ class DirectInference:
             "event": {"event_type": "complete", "delta": _NOTHING, "stop_reason": reply.stop_reason},
             "metrics": _metrics(reply),
         }
+
+    def completion(self, payload: Json) -> Json:
+        """`{tenant, model_id, content, sampling_params, response_format}`."""
+        reply = _whole(self._complete(payload))
+        return {"content": "".join(reply.text), "stop_reason": reply.stop_reason, "metrics": _metrics(reply)}
+
+    def completion_stream(self, payload: Json) -> Generator[Json]:
+        """The same in pieces. `delta` is Llama Stack's name for a piece, `content` what its client reads."""
+        reply = Reply()
+        with closing(self._complete(payload)) as deltas:  # type: ignore[type-var]
+            for delta in deltas:
+                shown = take(reply, delta)
+                if shown is not None and shown["type"] == "text":
+                    yield {"delta": shown["text"], "content": shown["text"], "stop_reason": None}
+        yield {"delta": "", "content": "", "stop_reason": reply.stop_reason, "metrics": _metrics(reply)}
+
+    def embeddings(self, payload: Json) -> Json:
+        """`{tenant, model_id, texts, output_dimension}`."""
+
+        def ask(provider: InferenceProvider, model: str) -> list[list[float]]:
+            return provider.embed(
+                EmbeddingRequest(model=model, texts=payload["texts"], dimensions=payload["output_dimension"])
+            )
+
+        return {"embeddings": self._router.call(payload["model_id"], ask, tenant=payload["tenant"])}
+
+    def _complete(self, payload: Json) -> Iterator[Delta]:
+        def ask(provider: InferenceProvider, model: str, may_retry: bool) -> Iterator[Delta]:
+            # A generator: an instance that has no completions says so when it is asked, and another one may have.
+            yield from provider.complete(
+                CompletionRequest(
+                    model=model,
+                    content=payload["content"],
+                    sampling_params=payload["sampling_params"],
+                    response_format=payload["response_format"],
+                    retry=may_retry,
+                )
+            )
+
+        return self._router.stream(payload["model_id"], ask, tenant=payload["tenant"])
 
     def _chat(self, payload: Json) -> Iterator[Delta]:
         request = ChatRequest(

@@ -53,6 +53,12 @@ class _Inference(_Observed):
     def chat(self, *given: Any, **named: Any) -> Iterator[Delta]:
         return self._relay(self._inner.chat, *given, **named)
 
+    def complete(self, *given: Any, **named: Any) -> Iterator[Delta]:
+        return self._relay(self._inner.complete, *given, **named)
+
+    def embed(self, *given: Any, **named: Any) -> Any:
+        return self._told(self._inner.embed, *given, **named)
+
     def list_models(self) -> Any:
         return self._told(self._inner.list_models)
 

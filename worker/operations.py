@@ -45,6 +45,9 @@ class Operations:
             "run_shield": self.run_shield,
             "chat_completion": self._direct.chat_completion,
             "chat_completion_stream": self._direct.chat_completion_stream,
+            "completion": self._direct.completion,
+            "completion_stream": self._direct.completion_stream,
+            "embeddings": self._direct.embeddings,
         }
 
     def register_model(self, payload: Json) -> Json:

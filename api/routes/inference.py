@@ -9,6 +9,7 @@ from api.routing import Routes, Streamed, services, tenant
 from shared.errors import InvalidRequest
 from shared.events import Json
 from shared.types import direct
+from shared.types.content import TextItem
 
 routes = Routes("inference", about="A model by itself, through the same routing, limits and errors as turns.")
 
@@ -41,6 +42,51 @@ def chat_completion(body: direct.ChatCompletion) -> Response:
     if body.stream:
         return streamed(services().calls, "chat_completion_stream", payload)
     return answer(services().calls.call("chat_completion", payload))
+
+
+@routes.on(
+    "POST",
+    "/v1/inference/completion",
+    answers={200: Streamed(direct.CompletionAnswer, "The text, or its pieces.")},
+    problems=_PROBLEMS,
+)
+def completion(body: direct.Completion) -> Response:
+    """Have a model go on with a text. `stream: true`: server-sent events of its pieces."""
+    refuse_unserved(logprobs=body.logprobs)
+    services().served.look(tenant(), lambda registry: registry.require_llm(body.model_id, param="model_id"))
+    payload = {
+        "tenant": tenant(),
+        "model_id": body.model_id,
+        **body.model_dump(include={"content", "sampling_params", "response_format"}),
+    }
+    if body.stream:
+        return streamed(services().calls, "completion_stream", payload)
+    return answer(services().calls.call("completion", payload))
+
+
+@routes.on("POST", "/v1/inference/embeddings", answers={200: direct.EmbeddingsAnswer}, problems=_PROBLEMS)
+def embeddings(body: direct.Embeddings) -> Response:
+    """Ask for the embeddings of texts."""
+    refuse_unserved(task_type=body.task_type, text_truncation=body.text_truncation)
+    services().served.look(
+        tenant(), lambda registry: registry.require_model(body.model_id, "embedding", param="model_id")
+    )
+    payload = {
+        "tenant": tenant(),
+        "model_id": body.model_id,
+        "texts": [_embedded_text(index, content) for index, content in enumerate(body.contents)],
+        "output_dimension": body.output_dimension,
+    }
+    return answer(services().calls.call("embeddings", payload))
+
+
+def _embedded_text(index: int, content: object) -> str:
+    if isinstance(content, TextItem):
+        return content.text
+    if isinstance(content, str):
+        return content
+    problem = "This release has embeddings of texts only."
+    raise InvalidRequest(problem, param=f"contents.{index}", code="not_supported")
 
 
 def _refuse_too_many(count: int) -> None:

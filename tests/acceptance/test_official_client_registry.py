@@ -323,6 +323,33 @@ def test_a_client_that_leaves_ends_the_providers_work(client: LlamaStackClient, 
     server.wait_for(lambda: server.hangups > hangups)
 
 
+def test_a_text_is_gone_on_with_in_one_piece_and_in_pieces(client: LlamaStackClient, server: FakeUpstream) -> None:
+    whole = client.inference.completion(model_id="m", content="Once upon", sampling_params=SAMPLING)
+    chunks = list(client.inference.completion(model_id="m", content="Once upon", stream=True))
+
+    assert (whole.content, whole.stop_reason) == (" and so on", "out_of_tokens")
+    assert "".join(chunk.content for chunk in chunks) == " and so on"
+    assert chunks[-1].stop_reason == "out_of_tokens"
+    asked = [request for request in server.requests if request.path == "/v1/completions"]
+    assert (asked[0].json["prompt"], asked[0].json["max_tokens"]) == ("Once upon", 20)
+
+
+def test_texts_are_embedded_in_their_order(client: LlamaStackClient, server: FakeUpstream) -> None:
+    answer = client.inference.embeddings(model_id="text-embedding-small", contents=["a", "bbb"], output_dimension=2)
+
+    assert answer.embeddings == [[1.0, 0.0], [3.0, 1.0]]
+    assert server.requests[-1].json["dimensions"] == 2
+    items: Any = [{"type": "text", "text": "cc"}]
+    assert client.inference.embeddings(model_id="text-embedding-small", contents=items).embeddings == [[2.0, 0.0]]
+
+
+def test_a_model_that_has_no_embeddings_is_refused_with_those_that_have(client: LlamaStackClient) -> None:
+    with pytest.raises(BadRequestError) as refusal:
+        client.inference.embeddings(model_id="m", contents=["a"])
+
+    assert "Served: text-embedding-small." in said(refusal.value)
+
+
 def test_a_model_that_cannot_chat_is_refused_with_those_that_can(client: LlamaStackClient) -> None:
     with pytest.raises(BadRequestError) as refusal:
         client.inference.chat_completion(model_id="text-embedding-small", messages=[{"role": "user", "content": "Hi"}])

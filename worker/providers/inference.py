@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from shared.errors import ProviderError
+
 Json = dict[str, Any]
 
 PLACE_TIMEOUT_S = 300.0
@@ -51,6 +53,26 @@ class ChatRequest:
     sampling_params: Json = field(default_factory=dict)
     response_format: Json | None = None
     retry: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest:
+    """One request to go on with a text, which no chat template is put around. Fields as those of `ChatRequest`."""
+
+    model: str
+    content: str | Json | list[Json]
+    sampling_params: Json = field(default_factory=dict)
+    response_format: Json | None = None
+    retry: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """One request for embeddings of texts, with so many dimensions each (None: as the model has them)."""
+
+    model: str
+    texts: Sequence[str]
+    dimensions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +152,18 @@ class InferenceProvider(ABC):
         cannot do.
         """
 
+    def complete(self, request: CompletionRequest) -> Iterator[Delta]:
+        """As `chat`, for a text that the model goes on with."""
+        raise self._lacks("completions")
+
+    def embed(self, request: EmbeddingRequest) -> list[list[float]]:
+        """A vector for each of the texts, in their order."""
+        raise self._lacks("embeddings")
+
     @abstractmethod
     def close(self) -> None:
         """Release connections. The instance is not used afterwards."""
+
+    def _lacks(self, what: str) -> ProviderError:
+        problem = f"Provider '{self.provider_id}' ({self.provider_type}) has no {what}: ask for a model of another one."
+        return ProviderError(problem, provider_id=self.provider_id, code="unsupported_parameter")

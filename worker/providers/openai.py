@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any
@@ -11,11 +12,19 @@ import httpcore
 import orjson
 
 from shared.errors import ProviderError
-from worker.providers.inference import ChatRequest, Delta, InferenceProvider, Json, Model
+from worker.providers.inference import (
+    ChatRequest,
+    CompletionRequest,
+    Delta,
+    EmbeddingRequest,
+    InferenceProvider,
+    Json,
+    Model,
+)
 from worker.providers.openai_config import OpenAIConfig
 from worker.providers.openai_faults import Faults
-from worker.providers.openai_messages import request_json
-from worker.providers.openai_reply import ReplyReader
+from worker.providers.openai_messages import completion_json, embedding_json, request_json, vectors_of
+from worker.providers.openai_reply import CompletionReader, ReplyReader
 from worker.providers.retry import Backoff, is_worth_a_retry
 from worker.providers.sse import EventTooLong, event_data
 from worker.providers.wire import Body, WireBackend
@@ -31,6 +40,17 @@ LIST_TIMEOUT_S = 10.0
 KEEPALIVE_S = 45.0
 
 WIRE_ERRORS = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of streamed reply: where it is asked for, and what reads it."""
+
+    route: str
+    reader: Callable[..., ReplyReader]
+
+
+CHAT, COMPLETION = _Kind("/chat/completions", ReplyReader), _Kind("/completions", CompletionReader)
 
 
 class OpenAIInference(InferenceProvider):
@@ -71,13 +91,26 @@ class OpenAIInference(InferenceProvider):
         raise self._faults.error("model_not_found", problem)
 
     def chat(self, request: ChatRequest) -> Iterator[Delta]:
-        body = self._body(request)
-        first, rest = self._begin(body, retries=self.max_retries if request.retry else 0)
+        return self._stream(CHAT, lambda: self._body(request), retry=request.retry)
+
+    def complete(self, request: CompletionRequest) -> Iterator[Delta]:
+        return self._stream(
+            COMPLETION, lambda: completion_json(request, self._config, self._unsupported), retry=request.retry
+        )
+
+    def embed(self, request: EmbeddingRequest) -> list[list[float]]:
+        body = embedding_json(request)
+        for attempt in count():
+            try:
+                data = self._post_json("/embeddings", body)
+            except ProviderError as error:
+                self._before_next_attempt(error, body, attempt, retries=self.max_retries)
+            else:
+                break
         try:
-            yield first
-            yield from rest
-        finally:
-            rest.close()
+            return vectors_of(data, len(request.texts))
+        except ValueError as error:
+            raise self._faults.bad_response(str(error)) from None
 
     def close(self) -> None:
         self._pool.close()
@@ -93,12 +126,20 @@ class OpenAIInference(InferenceProvider):
         embeds = "embed" in kind.lower() or "embed" in name.lower()
         return Model(identifier=name, resource_id=name, model_type="embedding" if embeds else "llm")
 
-    def _begin(self, body: Json, *, retries: int) -> tuple[Delta, Generator[Delta]]:
+    def _stream(self, kind: _Kind, body: Callable[[], Json], *, retry: bool) -> Generator[Delta]:
+        first, rest = self._begin(kind, body(), retries=self.max_retries if retry else 0)
+        try:
+            yield first
+            yield from rest
+        finally:
+            rest.close()
+
+    def _begin(self, kind: _Kind, body: Json, *, retries: int) -> tuple[Delta, Generator[Delta]]:
         """The first delta and an iterator over the others. All retries happen here."""
         for attempt in count():
             if not self._asks_for_usage:
                 body.pop("stream_options", None)
-            deltas = self._attempt(orjson.dumps(body), body["model"])
+            deltas = self._attempt(kind, orjson.dumps(body), body["model"])
             try:
                 return next(deltas), deltas
             except ProviderError as error:
@@ -115,14 +156,13 @@ class OpenAIInference(InferenceProvider):
         else:
             raise error
 
-    def _attempt(self, content: bytes, model: str) -> Generator[Delta]:
+    def _attempt(self, kind: _Kind, content: bytes, model: str) -> Generator[Delta]:
         wait = self._config.first_token_timeout_s
         waited = f"no first token within {wait:g} s (`first_token_timeout_s`)"
         try:
-            url = f"{self._config.url}/chat/completions"
-            with self._response("POST", url, wait_s=wait, content=content) as response:
+            with self._response("POST", self._config.url + kind.route, wait_s=wait, content=content) as response:
                 body = self._stream_body(response, model)
-                reader = ReplyReader(faults=self._faults, on_finish=partial(body.be_patient, AFTERMATH_S))
+                reader = kind.reader(faults=self._faults, on_finish=partial(body.be_patient, AFTERMATH_S))
                 deltas = reader.deltas(event_data(body))
                 first = next(deltas, None)
                 if first is not None:
@@ -164,6 +204,20 @@ class OpenAIInference(InferenceProvider):
                 if response.status != 200:
                     raise self._faults.refused(response.status, text_headers(response), sample_of(body))
                 return self._json(b"".join(body))
+        except WIRE_ERRORS as error:
+            raise self._faults.transport(error, waited=waited) from None
+
+    def _post_json(self, route: str, body: Json) -> Any:
+        wait = self._config.first_token_timeout_s
+        waited = f"no answer within {wait:g} s (`first_token_timeout_s`)"
+        url, content = self._config.url + route, orjson.dumps(body)
+        try:
+            with self._response("POST", url, wait_s=wait, content=content) as response:
+                answer = Body(response, patience_s=wait)
+                if response.status != 200:
+                    headers = text_headers(response)
+                    raise self._faults.refused(response.status, headers, sample_of(answer), model=body["model"])
+                return self._json(b"".join(answer))
         except WIRE_ERRORS as error:
             raise self._faults.transport(error, waited=waited) from None
 

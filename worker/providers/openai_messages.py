@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from shared.errors import ProviderError
-from worker.providers.inference import ChatRequest, Json
+from worker.providers.inference import ChatRequest, CompletionRequest, EmbeddingRequest, Json
 from worker.providers.openai_config import OpenAIConfig
 from worker.providers.openai_tools import tool_choice_json, tool_json
 
@@ -39,6 +39,42 @@ def request_json(request: ChatRequest, config: OpenAIConfig, refuse: Refuse) -> 
     if request.response_format:
         body["response_format"] = response_format_json(request.response_format, refuse)
     return body
+
+
+def completion_json(request: CompletionRequest, config: OpenAIConfig, refuse: Refuse) -> Json:
+    """The body of a streaming completion."""
+    body: Json = {
+        "model": request.model,
+        "prompt": _text(request.content, refuse, "a text to go on with"),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    sampling = sampling_json(request.sampling_params, config, refuse)
+    if config.max_tokens_field in sampling:
+        # The newer name for it is one of chat completions alone.
+        sampling["max_tokens"] = sampling.pop(config.max_tokens_field)
+    body.update(sampling)
+    if request.response_format:
+        body["response_format"] = response_format_json(request.response_format, refuse)
+    return body
+
+
+def embedding_json(request: EmbeddingRequest) -> Json:
+    """The body of a request for embeddings."""
+    body: Json = {"model": request.model, "input": list(request.texts), "encoding_format": "float"}
+    return body if request.dimensions is None else {**body, "dimensions": request.dimensions}
+
+
+def vectors_of(data: Any, count: int) -> list[list[float]]:
+    """The vectors in an answer, in the order of the texts. Raises ValueError where there are not `count` of them."""
+    try:
+        entries = sorted(data["data"], key=lambda entry: int(entry["index"]))
+        vectors = [[float(number) for number in entry["embedding"]] for entry in entries]
+    except (KeyError, TypeError) as error:
+        raise ValueError("no list of embeddings") from error
+    if len(vectors) != count:
+        raise ValueError(f"{len(vectors)} embeddings for {count} texts")
+    return vectors
 
 
 def message_json(message: Json, refuse: Refuse) -> Json:

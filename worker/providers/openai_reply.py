@@ -95,6 +95,14 @@ class ReplyReader:
             self._usage = {key: int(usage.get(key) or 0) for key in _USAGE_KEYS}
 
 
+class CompletionReader(ReplyReader):
+    """The same for a streamed completion, whose choices hold their text themselves."""
+
+    def _choice(self, chunk: Json, choice: Json) -> Sequence[Delta]:
+        delta = {"content": choice.get("text")}
+        return super()._choice(chunk, {"delta": delta, "finish_reason": choice.get("finish_reason")})
+
+
 class _Call:
     __slots__ = ("call_id", "name", "started", "text", "waiting")
 

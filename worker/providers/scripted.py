@@ -13,6 +13,7 @@ from shared.errors import ProviderError
 from shared.runconfig.model import Section
 from worker.providers.inference import (
     ChatRequest,
+    CompletionRequest,
     Delta,
     Finished,
     InferenceProvider,
@@ -137,6 +138,11 @@ class ScriptedInference(InferenceProvider):
         if rule.error is not None:
             raise self._scripted_error(rule.error)
         yield from self._answer(rule, prompt_tokens=_prompt_tokens(request))
+
+    def complete(self, request: CompletionRequest) -> Iterator[Delta]:
+        """As to a user who says the text."""
+        message = {"role": "user", "content": request.content}
+        return self.chat(ChatRequest(model=request.model, messages=[message], sampling_params=request.sampling_params))
 
     def close(self) -> None:
         pass
