@@ -126,6 +126,8 @@ def test_the_providers_page_says_of_every_type_what_it_was_run_against() -> None
     [
         "README.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
+        "examples/README.md",
         "docs/design.md",
         "docs/api.md",
         "docs/operations.md",
