@@ -17,6 +17,7 @@ from shared.errors import ConfigError
 from shared.hints import CALL, RUN_TURN, celery_app
 from shared.queues import CALLS_QUEUE, TURNS_QUEUE
 from shared.runconfig import RunConfig, load
+from shared.runconfig.secrets import secret_values
 from shared.settings import LogSettings, Settings
 from worker.calls_runtime import CallsRuntime
 from worker.hint_request import request_class
@@ -31,6 +32,7 @@ def main() -> None:
         settings = Settings.from_env()
         logs.configure(LogSettings.from_env())
         config = load(settings.config_path, os.environ)
+        logs.conceal(secret_values([config.model_dump(), settings.redis_url, settings.broker_url]))
         app = celery_app(settings.broker_url)
         room = ROOMS[settings.queue]
         runtime = room.runtime(settings=settings, config=config, app=app)

@@ -1,7 +1,7 @@
 """Keeps credentials out of reprs, errors and displays."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import SecretStr
@@ -27,6 +27,24 @@ def protect(config: Any, *, secret: bool = False) -> Any:
     if isinstance(config, list | tuple):
         return [protect(item, secret=secret) for item in config]
     return config
+
+
+def secret_values(data: Any) -> Iterator[str]:
+    """Every credential in `data`, as it must not be written anywhere; of `Bearer …` the key by itself too."""
+    if isinstance(data, SecretStr):
+        value = data.get_secret_value()
+        yield value
+        if " " in value:
+            yield value.rpartition(" ")[2]
+    elif isinstance(data, str):
+        if found := _USERINFO.match(data):
+            yield found[0].partition("://")[2].rstrip("@").rpartition(":")[2]
+    elif isinstance(data, Mapping):
+        for value in data.values():
+            yield from secret_values(value)
+    elif isinstance(data, list | tuple):
+        for item in data:
+            yield from secret_values(item)
 
 
 def mask(data: Any) -> Any:

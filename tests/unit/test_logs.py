@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from shared import logs
+from shared.runconfig.secrets import protect, secret_values
 from shared.settings import LogSettings
 
 
@@ -159,3 +160,11 @@ def test_a_process_that_nobody_catches_says_so_in_the_same_form() -> None:
     assert warned["logger"] == "py.warnings" and "old" in warned["message"]
     assert ended["level"] == "CRITICAL" and "RuntimeError: it broke" in ended["exception"]
     assert done.returncode == 1
+
+
+def test_the_credentials_of_run_config_and_settings_are_what_is_concealed() -> None:
+    config = protect({"url": "http://user:url-pass@host", "api_key": "key-1", "headers": {"X-Key": "Bearer key-2"}})
+
+    found = set(secret_values([config, "redis://:store-pass@host/0", "redis://host/0"]))
+
+    assert found == {"url-pass", "key-1", "Bearer key-2", "key-2", "store-pass"}
