@@ -62,7 +62,8 @@ def test_a_mistake_names_key_and_fix(provider_type: str, config: Json, expected:
 def test_an_unknown_type_lists_the_known_ones() -> None:
     assert refusal("inline::denlist", {}) == (
         "the default config: providers.safety[0].provider_type: there is no safety provider type 'inline::denlist'; "
-        "did you mean inline::denylist? known: inline::denylist, inline::llama-guard, remote::openai-moderation."
+        "did you mean inline::denylist? known: inline::denylist, inline::llama-guard, remote::openai-moderation, "
+        "or one of your own as package.module:Class."
     )
 
 

@@ -86,7 +86,7 @@ def test_a_wrong_mcp_config_names_key_and_fix(tmp_path: Path, config: str, words
 def test_an_unknown_type_names_the_known_ones(tmp_path: Path) -> None:
     message = refused(tmp_path, ("remote::https", "{}"))
     assert "did you mean remote::http?" in message
-    assert "known: remote::http, remote::mcp." in message
+    assert "known: remote::http, remote::mcp, or one of your own as package.module:Class." in message
 
 
 def test_two_instances_with_one_group_are_refused(tmp_path: Path) -> None:
