@@ -40,6 +40,7 @@ class CallsRuntime:
             worker=None,
             on_registry=self._fleet.catalog.update,
         )
+        self._fleet.router.balancer.watch(self._registrar.look_again)
         operations = Operations(fleet=self._fleet, registrations=registrations)
         self._server = CallServer(client=client, keys=keys, operations=operations.table())
         self.run = self._server.run

@@ -57,6 +57,7 @@ def bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
         yield bench
         for thread in bench.threads:
             thread.join(20)
+        client.connection_pool.disconnect()
 
 
 def test_a_call_gets_the_operations_result_and_leaves_nothing(bench: Bench) -> None:
