@@ -64,11 +64,12 @@ class Registrar:
         self._remember()
         for provider_id in self._sources:
             spawn_vital(f"the listing of '{provider_id}'", partial(self._watch, provider_id))
+        if self._worker is None:
+            return  # it publishes nothing; the listings go on by themselves
         while True:
             try:
-                if self._worker is not None:
-                    self._publish()
-                    self._store.alive(self._worker)
+                self._publish()
+                self._store.alive(self._worker)
                 self._outage.passed()
             except StoreError as error:
                 self._outage.failed(error)
