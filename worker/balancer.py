@@ -15,7 +15,7 @@ from worker.providers.inference import InferenceProvider
 
 T = TypeVar("T")
 
-Ask = Callable[[InferenceProvider, str, bool], Iterator[T]]
+Ask = Callable[[InferenceProvider, str, bool], T]
 """Asks an instance, under its own name of the model; whether it may retry."""
 
 Watcher = Callable[[str, bool], None]
@@ -40,7 +40,7 @@ class Balancer:
         self._sleep = sleep
         self._watchers: list[Watcher] = []
 
-    def stream(self, model: str, resource_ids: Mapping[str, str], ask: Ask[T]) -> Iterator[T]:
+    def stream(self, model: str, resource_ids: Mapping[str, str], ask: Ask[Iterator[T]]) -> Iterator[T]:
         """The answer of one of the instances in `resource_ids` (their own names of `model`, by `provider_id`).
 
         Before the first item the next one is tried where one fails; after it never. Leaving by any exception, and
@@ -72,11 +72,11 @@ class Balancer:
             except NoPlace as busy:
                 raise failover.fault(busy) from None
 
-    def call(self, model: str, resource_ids: Mapping[str, str], ask: Callable[[InferenceProvider, str], T]) -> T:
+    def call(self, model: str, resource_ids: Mapping[str, str], ask: Ask[T]) -> T:
         """As `stream`, for an answer that comes in one piece."""
 
         def once(provider: InferenceProvider, resource_id: str, may_retry: bool) -> Iterator[T]:
-            yield ask(provider, resource_id)
+            yield ask(provider, resource_id, may_retry)
 
         with closing(cast(Generator[T], self.stream(model, resource_ids, once))) as items:
             return next(items)

@@ -56,9 +56,11 @@ class DirectInference:
     def embeddings(self, payload: Json) -> Json:
         """`{tenant, model_id, texts, output_dimension}`."""
 
-        def ask(provider: InferenceProvider, model: str) -> list[list[float]]:
+        def ask(provider: InferenceProvider, model: str, may_retry: bool) -> list[list[float]]:
             return provider.embed(
-                EmbeddingRequest(model=model, texts=payload["texts"], dimensions=payload["output_dimension"])
+                EmbeddingRequest(
+                    model=model, texts=payload["texts"], dimensions=payload["output_dimension"], retry=may_retry
+                )
             )
 
         return {"embeddings": self._router.call(payload["model_id"], ask, tenant=payload["tenant"])}

@@ -28,12 +28,12 @@ _LACKING_CODES = frozenset({"model_not_found", "unsupported_parameter"})
 
 def judge(error: ProviderError) -> Verdict:
     """What to do about a fault that came before the first delta."""
-    if error.code in _LACKING_CODES:
+    # A route that is not there and a redirect are the config's fault, or the server has chat and no completions.
+    if error.code in _LACKING_CODES or (
+        error.status is not None and (error.status == 404 or 300 <= error.status < 400)
+    ):
         return Verdict.NEXT
     if error.retryable or error.code in _BROKEN_CODES:
-        return Verdict.ASIDE
-    # A route that is not there and a redirect are the config's fault, not the request's.
-    if error.status is not None and (error.status == 404 or 300 <= error.status < 400):
         return Verdict.ASIDE
     return Verdict.FINAL
 

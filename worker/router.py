@@ -1,6 +1,6 @@
 """Which provider instances serve a model, and the way of a request to one of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeVar
 
@@ -64,12 +64,12 @@ class Router:
 
         return self.stream(request.model, ask, tenant=tenant)
 
-    def stream(self, name: str, ask: Ask[T], *, tenant: str = DEFAULT_TENANT) -> Iterator[T]:
+    def stream(self, name: str, ask: Ask[Iterator[T]], *, tenant: str = DEFAULT_TENANT) -> Iterator[T]:
         """As `chat`, for anything that comes in pieces."""
         return self.balancer.stream(name, self.instances(name, tenant=tenant), ask)
 
-    def call(self, name: str, ask: Callable[[InferenceProvider, str], T], *, tenant: str = DEFAULT_TENANT) -> T:
-        """As `chat`, for an answer in one piece. `ask` gets the instance and its own name of the model."""
+    def call(self, name: str, ask: Ask[T], *, tenant: str = DEFAULT_TENANT) -> T:
+        """As `chat`, for an answer in one piece."""
         return self.balancer.call(name, self.instances(name, tenant=tenant), ask)
 
     def _find(self, name: str, registry: Registry) -> dict[str, str] | None:

@@ -9,7 +9,7 @@ from fake_upstream import Failure, FakeUpstream, Raw, Reply, Stream, pulled
 from shared.errors import ConfigError, ProviderError
 from shared.runconfig import ProviderInstance, Providers, RunConfig
 from worker.providers import ollama
-from worker.providers.inference import ChatRequest, InferenceProvider, Model
+from worker.providers.inference import ChatRequest, CompletionRequest, EmbeddingRequest, InferenceProvider, Model
 from worker.providers.instances import build_inference
 
 Json = dict[str, Any]
@@ -182,6 +182,26 @@ def test_a_generation_that_tgi_gave_up_may_be_asked_for_again(upstream: FakeUpst
 
     assert (error.code, error.status, error.retryable) == ("provider_error", 424, True)
     assert "Request failed during generation" in error.message
+
+
+def test_tgi_is_asked_for_completions_of_its_model_too_and_has_no_embeddings(upstream: FakeUpstream) -> None:
+    provider = remote("tgi", upstream)
+
+    assert list(provider.complete(CompletionRequest(model="m", content="Once")))
+    assert (upstream.requests[-1].path, upstream.requests[-1].json["model"]) == ("/v1/completions", "tgi")
+    with pytest.raises(ProviderError, match="has no embeddings"):
+        provider.embed(EmbeddingRequest(model="m", texts=["Once"]))
+
+
+@pytest.mark.parametrize("kind", ["tgi", "ollama"])
+def test_a_response_format_that_completions_would_ignore_is_refused(upstream: FakeUpstream, kind: str) -> None:
+    request = CompletionRequest(model="m", content="Once", response_format=AS_JSON)
+
+    with pytest.raises(ProviderError) as caught:
+        list(remote(kind, upstream).complete(request))
+
+    assert caught.value.code == "unsupported_parameter"
+    assert upstream.requests == []
 
 
 # Ollama's pull

@@ -175,7 +175,7 @@ def test_an_instance_that_is_set_aside_is_shown_so_and_asked_at_once_where_it_is
     until(lambda: bench.health("big") == "OK")
     asked = big.asked
 
-    def refused(provider: InferenceProvider, model: str) -> None:
+    def refused(provider: InferenceProvider, model: str, may_retry: bool) -> None:
         raise ProviderError("Provider 'big' is out of memory.", provider_id="big", code=code, retryable=True)
 
     monkeypatch.setattr(circuit_module, "FIRST_S", 0.05)

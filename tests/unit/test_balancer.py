@@ -188,11 +188,11 @@ def test_one_that_did_not_list_its_models_is_passed_over_while_another_is_well(b
 def test_an_answer_in_one_piece_is_routed_as_well(bench: Bench) -> None:
     bench.a.down()
 
-    def embed(provider: InferenceProvider, model: str) -> str:
+    def embed(provider: InferenceProvider, model: str, may_retry: bool) -> str:
         next(provider.chat(ChatRequest(model=model, messages=[])))
-        return f"{provider.provider_id} {model}"
+        return f"{provider.provider_id} {model} {may_retry}"
 
-    assert bench.balancer.call("m", MODELS, embed) == "b m:latest"
+    assert bench.balancer.call("m", MODELS, embed) == "b m:latest False"
 
 
 # Who waits
@@ -316,8 +316,6 @@ PASSING: list[Callable[[Played], ProviderError]] = [
     lambda one: one.fault("provider_error", retryable=True, status=500),
     lambda one: one.fault("provider_auth", status=401),
     lambda one: one.fault("provider_bad_response"),
-    lambda one: one.fault("provider_bad_request", status=404),
-    lambda one: one.fault("provider_bad_request", status=308),
 ]
 
 
@@ -332,9 +330,20 @@ def test_an_instances_fault_before_the_first_token_sends_the_request_to_the_next
     assert bench.balancer.fault("a") == bench.a.fault(fault(bench.a).code).message
 
 
-@pytest.mark.parametrize("code", ["model_not_found", "unsupported_parameter"])
-def test_what_an_instance_lacks_is_asked_of_the_next_and_held_against_nobody(bench: Bench, code: str) -> None:
-    bench.a.faults = [bench.a.fault(code)]
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("model_not_found", None),
+        ("model_not_found", 404),
+        ("unsupported_parameter", None),
+        ("provider_bad_request", 404),
+        ("provider_bad_request", 308),
+    ],
+)
+def test_what_an_instance_lacks_is_asked_of_the_next_and_held_against_nobody(
+    bench: Bench, code: str, status: int | None
+) -> None:
+    bench.a.faults = [bench.a.fault(code, status=status)]
 
     assert bench.text() == "b"
     assert bench.balancer.fault("a") is None

@@ -73,6 +73,7 @@ class EmbeddingRequest:
     model: str
     texts: Sequence[str]
     dimensions: int | None = None
+    retry: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from shared.errors import ProviderError
-from worker.providers.inference import ChatRequest, Json, Model
+from worker.providers.inference import ChatRequest, CompletionRequest, Json, Model
 from worker.providers.openai import WIRE_ERRORS, OpenAIInference, sample_of, text_headers
 from worker.providers.openai_config import NoExtraParams
 from worker.providers.wire import Body
@@ -74,6 +74,11 @@ class OllamaInference(OpenAIInference):
         elif request.tools and request.tool_choice not in ("", "auto"):
             raise self._unsupported(f"cannot be made to call a tool: `tool_choice` '{request.tool_choice}' is ignored.")
         return super()._body(request)
+
+    def _completion_body(self, request: CompletionRequest) -> Json:
+        if request.response_format:
+            raise self._unsupported("takes no response format in a completion: ask for a chat completion.")
+        return super()._completion_body(request)
 
     def _pull(self, name: str) -> None:
         logger.info("provider '%s' pulls '%s'", self.provider_id, name)

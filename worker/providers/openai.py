@@ -94,9 +94,7 @@ class OpenAIInference(InferenceProvider):
         return self._stream(CHAT, lambda: self._body(request), retry=request.retry)
 
     def complete(self, request: CompletionRequest) -> Iterator[Delta]:
-        return self._stream(
-            COMPLETION, lambda: completion_json(request, self._config, self._unsupported), retry=request.retry
-        )
+        return self._stream(COMPLETION, lambda: self._completion_body(request), retry=request.retry)
 
     def embed(self, request: EmbeddingRequest) -> list[list[float]]:
         body = embedding_json(request)
@@ -104,7 +102,7 @@ class OpenAIInference(InferenceProvider):
             try:
                 data = self._post_json("/embeddings", body)
             except ProviderError as error:
-                self._before_next_attempt(error, body, attempt, retries=self.max_retries)
+                self._before_next_attempt(error, body, attempt, retries=self.max_retries if request.retry else 0)
             else:
                 break
         try:
@@ -118,6 +116,10 @@ class OpenAIInference(InferenceProvider):
     def _body(self, request: ChatRequest) -> Json:
         """What is sent for a chat completion. Raises ProviderError `unsupported_parameter`."""
         return request_json(request, self._config, self._unsupported)
+
+    def _completion_body(self, request: CompletionRequest) -> Json:
+        """As `_body`, for a completion."""
+        return completion_json(request, self._config, self._unsupported)
 
     def _model(self, entry: Json) -> Model:
         """A model as the server lists it."""

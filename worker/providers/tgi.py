@@ -6,12 +6,13 @@ What it does differently, from its own source (docs/openapi.json and router/src/
 - In a chat request `model` names a LoRA adapter, and `tgi` the model itself; adapters are not listed, so not served.
 - A JSON schema is `response_format: {type: json, value: SCHEMA}`; it excludes tools.
 - `top_p` has to be below 1, and `top_k` and `repetition_penalty` cannot be given to its chat API.
+- Completions know no response format, and there are no embeddings.
 - `tool_choice` knows what OpenAI's does, and `max_tokens` is what OpenAI calls `max_completion_tokens` now.
 """
 
 from typing import Any
 
-from worker.providers.inference import ChatRequest, Json, Model
+from worker.providers.inference import ChatRequest, CompletionRequest, EmbeddingRequest, Json, Model
 from worker.providers.openai import OpenAIInference
 from worker.providers.openai_config import NoExtraParams
 
@@ -42,14 +43,26 @@ class TGIInference(OpenAIInference):
     def _body(self, request: ChatRequest) -> Json:
         if request.response_format and request.tools:
             raise self._unsupported("takes tools or a response format, not both.")
-        body = super()._body(request)
-        body["model"] = _BASE_MODEL
-        if body.get("top_p") == 1:
-            # Neutral, and yet refused.
-            del body["top_p"]
+        body = _for_the_base_model(super()._body(request))
         if "response_format" in body:
             body["response_format"] = {"type": "json", "value": _schema(body["response_format"])}
         return body
+
+    def _completion_body(self, request: CompletionRequest) -> Json:
+        if request.response_format:
+            raise self._unsupported("takes no response format in a completion: ask for a chat completion.")
+        return _for_the_base_model(super()._completion_body(request))
+
+    def embed(self, request: EmbeddingRequest) -> list[list[float]]:
+        raise self._lacks("embeddings")
+
+
+def _for_the_base_model(body: Json) -> Json:
+    body["model"] = _BASE_MODEL
+    if body.get("top_p") == 1:
+        # Neutral, and yet refused.
+        del body["top_p"]
+    return body
 
 
 def _schema(response_format: Json) -> Any:
