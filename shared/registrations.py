@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import orjson
 from redis import Redis
+from redis.client import Pipeline
 
 from shared.log.keys import Keys
 from shared.redis_client import translated
@@ -58,6 +59,19 @@ class RegistrationStore:
         with translated():
             key, name = self._keys.registrations(tenant), _field(registration)
             self._client.hset(key, name, orjson.dumps(registration))
+
+    def renew(self, tenant: str, before: Registration, after: Registration) -> None:
+        """Put `after` in the place of `before`, unless somebody has replaced or deleted that meanwhile."""
+        key, name = self._keys.registrations(tenant), _field(before)
+
+        def swap(pipe: Pipeline) -> None:
+            there = cast(bytes | None, pipe.hget(key, name))
+            pipe.multi()
+            if there == orjson.dumps(before):
+                pipe.hset(key, name, orjson.dumps(after))
+
+        with translated():
+            self._client.transaction(swap, key)
 
     def delete(self, tenant: str, registrations: Iterable[Registration]) -> None:
         names = [_field(registration) for registration in registrations]

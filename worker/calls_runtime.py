@@ -6,6 +6,7 @@ import os
 import gevent
 from celery import Celery
 
+from shared.ids import DEFAULT_TENANT
 from shared.log.keys import Keys
 from shared.redis_client import connect
 from shared.registrations import RegistrationStore
@@ -15,6 +16,7 @@ from shared.settings import Settings
 from worker.calls import CallServer
 from worker.fleet import build_fleet
 from worker.operations import Operations
+from worker.refresh import ToolRefresher
 from worker.registrar import Registrar
 from worker.vital import spawn_vital
 from worker.watching import build_observer
@@ -41,6 +43,8 @@ class CallsRuntime:
             on_registry=self._fleet.catalog.update,
         )
         self._fleet.router.balancer.watch(self._registrar.look_again)
+        tenants = dict.fromkeys((DEFAULT_TENANT, *(key.tenant for key in config.api_keys)))
+        self._refresher = ToolRefresher(catalog=self._fleet.catalog, registrations=registrations, tenants=tenants)
         operations = Operations(fleet=self._fleet, registrations=registrations)
         self._server = CallServer(client=client, keys=keys, operations=operations.table())
         self.run = self._server.run
@@ -48,6 +52,7 @@ class CallsRuntime:
     def start(self) -> None:
         spawn_vital("registrar", self._registrar.run)
         spawn_vital("beat", self._server.beat)
+        spawn_vital("tools", self._refresher.run)
 
     def drain(self) -> None:
         """Take no calls any more, answer those at work as far as time allows, and end the process."""

@@ -17,7 +17,8 @@ from shared.registry import ProviderStatus, RegisteredModel, Registry, RegistryS
 from shared.runconfig import RunConfig
 from worker import catalog as catalog_module
 from worker.fleet import Fleet, build_fleet
-from worker.providers.tools import ToolGroup
+from worker.providers.tools import Tool, ToolGroup, ToolProvider
+from worker.refresh import ToolRefresher
 from worker.registrar import Registrar
 
 Json = dict[str, Any]
@@ -225,6 +226,55 @@ def test_registered_groups_are_not_taken_for_the_providers_own(bench: Bench) -> 
     registrar.ask("web")
 
     assert [group.identifier for group in registrar.registry().toolgroups] == ["seats"]
+
+
+# Kept as they are
+
+
+class Renewed:
+    """The tools of a group as its server lists them by now."""
+
+    def __init__(self, provider: ToolProvider) -> None:
+        self._provider = provider
+        self.down = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._provider, name)
+
+    def list_tools(self, toolgroup_id: str) -> list[Tool]:
+        if self.down:
+            raise ProviderError("Tool provider 'web' cannot be reached.", provider_id="web")
+        return [Tool(name="cancel", toolgroup_id=toolgroup_id)]
+
+
+def test_the_tools_of_a_registered_group_are_asked_for_again(bench: Bench) -> None:
+    fleet, _ = bench.asked()
+    renewed = fleet.tools["web"] = Renewed(fleet.tools["web"])  # type: ignore[assignment]
+    bench.registrations.put("a", a_group("a/mine", seat="1A"))
+    bench.registrations.put("a", a_model("k", "m"))
+    bench.registrations.put("a", replace(a_group("gone/mine"), identifier="gone", provider_id="gone"))
+    refresher = ToolRefresher(catalog=fleet.catalog, registrations=bench.registrations, tenants=["a", "b"])
+
+    renewed.down = True  # type: ignore[attr-defined]
+    refresher.refresh()
+    assert [bound.tool.name for bound in fleet.catalog.tools("a", "mine")] == ["book"]
+    renewed.down = False  # type: ignore[attr-defined]
+    refresher.refresh()
+
+    fleet.catalog.current("a", "tool_runtime")
+    assert [bound.tool.name for bound in fleet.catalog.tools("a", "mine")] == ["cancel"]
+    assert len(bench.registrations.of("a")) == 3
+
+
+def test_a_registration_that_somebody_changed_meanwhile_is_left_as_it_is(bench: Bench) -> None:
+    old, new = a_group("mine", seat="1A"), a_group("mine", seat="2B")
+    for there in ([], [new]):
+        for one in there:
+            bench.registrations.put("default", one)
+
+        bench.registrations.renew("default", old, a_group("mine", seat="3C"))
+
+        assert bench.registrations.of("default") == there
 
 
 # Merged
