@@ -178,7 +178,8 @@ def test_an_instance_that_is_set_aside_is_shown_so_and_asked_at_once_where_it_is
     def refused(provider: InferenceProvider, model: str, may_retry: bool) -> None:
         raise ProviderError("Provider 'big' is out of memory.", provider_id="big", code=code, retryable=True)
 
-    monkeypatch.setattr(circuit_module, "FIRST_S", 0.05)
+    # Long enough to be seen on a busy machine, before the instance is tried again.
+    monkeypatch.setattr(circuit_module, "FIRST_S", 1.0)
     with pytest.raises(ProviderError):
         bench.balancer.call("m", {"big": "m"}, refused)
 
