@@ -77,7 +77,8 @@ class Router:
             model = registry.exact_model(identifier)
             if model is None:
                 continue
-            there = [one for one in model.provider_ids if one == pinned or not pinned]
+            # A registration may name an instance that the run config has no more.
+            there = [one for one in model.provider_ids if one in self._providers and pinned in ("", one)]
             if there:
                 return {provider_id: model.resource_ids[provider_id] for provider_id in there}
         return None

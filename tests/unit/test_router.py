@@ -49,6 +49,15 @@ def test_a_model_is_found_by_its_name_and_on_the_instance_that_it_is_pinned_to(
     assert router.instances(name) == instances
 
 
+def test_an_instance_that_the_run_config_has_no_more_serves_nothing() -> None:
+    router = Router(providers={"small": PROVIDERS["small"]})
+    gone = RegisteredModel(identifier="x", model_type="llm", provider_ids=["big"], resource_ids={"big": "x"})
+    router.update([*MODELS, gone], complete=True)
+
+    assert router.instances("meta/m") == {"small": "m:latest"}
+    assert not router.serves("x")
+
+
 def test_a_reply_comes_from_each_instance_under_its_own_name_of_the_model() -> None:
     providers = {"big": a_provider("big", "m"), "small": a_provider("small", "m:latest")}
     router = Router(providers=providers)
