@@ -43,20 +43,31 @@ def run_dev(settings: Settings, options: DevOptions) -> int:
         console.say(findings(settings, config, store=found, data_dir=folder.path))
         supervisor = Supervisor(console=console, held=(folder.fd,))
         _stop_on_signals(supervisor)
-        DevStack(settings=settings, store=store, supervisor=supervisor, console=console).run(orphaned)
+        key = config.api_keys[0].key.get_secret_value() if config.api_keys else None
+        DevStack(settings=settings, store=store, supervisor=supervisor, console=console, api_key=key).run(orphaned)
     return 0
 
 
 class DevStack:
-    """The stack under a supervisor, from the first process started to the last one ended."""
+    """The stack under a supervisor, from the first process started to the last one ended.
+
+    `api_key` is one that its API takes, or None where it wants none.
+    """
 
     def __init__(
-        self, *, settings: Settings, store: LocalStore | None, supervisor: Supervisor, console: Console
+        self,
+        *,
+        settings: Settings,
+        store: LocalStore | None,
+        supervisor: Supervisor,
+        console: Console,
+        api_key: str | None,
     ) -> None:
         self._settings = settings if store is None else settings_for(settings, store)
         self._store = store
         self._supervisor = supervisor
         self._console = console
+        self._api_key = api_key
 
     def run(self, orphaned: Callable[[], bool]) -> None:
         """Return, with nothing left running, when a stop was requested or `orphaned` holds.
@@ -96,7 +107,8 @@ class DevStack:
         url = base_url(self._settings)
         self._console.say(f"ready: {url}  (its documentation: {url}/openapi/)")
         self._console.say("try, in another terminal:")
-        self._console.raw(try_this(self._settings, model=a_model(self._settings)))
+        model = a_model(self._settings, api_key=self._api_key)
+        self._console.raw(try_this(self._settings, model=model, locked=self._api_key is not None))
 
     def _still_waiting(self, answer: str) -> None:
         self._console.say(f"still waiting for {base_url(self._settings)}/v1/health: {answer}")

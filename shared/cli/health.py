@@ -24,11 +24,12 @@ def base_url(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
-def get(settings: Settings, path: str) -> tuple[int, Any]:
+def get(settings: Settings, path: str, *, api_key: str | None = None) -> tuple[int, Any]:
     """Status and JSON body of a GET; status 0 and the reason where there is no answer."""
     connection = http.client.HTTPConnection(local_host(settings.host), settings.port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", path, headers={"Accept": "application/json"})
+        key = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        connection.request("GET", path, headers={"Accept": "application/json", **key})
         reply = connection.getresponse()
         return reply.status, json.loads(reply.read() or b"null")
     except (OSError, http.client.HTTPException) as error:

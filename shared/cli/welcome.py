@@ -22,18 +22,20 @@ def findings(settings: Settings, config: RunConfig, *, store: str, data_dir: Pat
     return "\n".join(f"{name + ':':<10} {text}" for name, text in lines.items())
 
 
-def a_model(settings: Settings) -> str:
+def a_model(settings: Settings, *, api_key: str | None) -> str:
     """A model that is served, for the commands to try."""
-    status, body = get(settings, "/v1/models")
+    status, body = get(settings, "/v1/models", api_key=api_key)
     models = body.get("data") if status == 200 and isinstance(body, dict) else None
     return str(models[0].get("identifier", FALLBACK_MODEL)) if models else FALLBACK_MODEL
 
 
-def try_this(settings: Settings, *, model: str) -> str:
-    """Shell commands that take a new user from nothing to a streamed turn."""
-    return f"""
+def try_this(settings: Settings, *, model: str, locked: bool) -> str:
+    """Shell commands that take a new user from nothing to a streamed turn. `locked`: they need a key."""
+    set_key = "\n  export TURNSTONE_API_KEY=...   # one of api_keys in the run config" if locked else ""
+    key = ' -H "Authorization: Bearer $TURNSTONE_API_KEY"' if locked else ""
+    return f"""{set_key}
   api={base_url(settings)}/v1
-  post() {{ curl -sN -H 'Content-Type: application/json' "$api/$1" -d "$2"; }}
+  post() {{ curl -sN -H 'Content-Type: application/json'{key} "$api/$1" -d "$2"; }}
   field() {{ python3 -c "import json,sys; print(json.load(sys.stdin)['$1'])"; }}
   agent=$(post agents '{{"agent_config": {{"model": "{model}", "instructions": "Be brief."}}}}' | field agent_id)
   session=$(post agents/$agent/session '{{"session_name": "first"}}' | field session_id)

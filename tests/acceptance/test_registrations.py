@@ -167,4 +167,6 @@ def test_with_keys_the_official_ways_in_are_closed_but_for_health(tmp_path: Path
             path = f"/agents/{agent}/session/{session}/turn"
             turn = answered(http.post(path, json={**user_turn("hi"), "stream": False}))
             assert turn["output_message"]["content"] == "Hello world"
+        stack.process.wait_for_line('-H "Authorization: Bearer $TURNSTONE_API_KEY"')
+        assert '"model": "scripted"' in stack.process.output
         assert not any(key in stack.process.output for key in KEYS)
