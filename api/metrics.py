@@ -116,12 +116,14 @@ def register_metrics(app: Flask, services: Services) -> None:
         _log(response, seconds)
         return response
 
-    @app.get(PATH)
     def show() -> Response:
         # With several processes the numbers lie in files, and the registry of one has only its own.
         shown = AllProcesses() if metrics_files.is_made() else metrics.registry
         body = generate_latest(shown) + generate_latest(store)
         return Response(body, content_type=CONTENT_TYPE_LATEST)
+
+    # As Flask's own: it is no part of the API, and so not of its document.
+    app.add_url_rule(PATH, view_func=show)
 
 
 def _log(response: Response, seconds: float) -> None:
