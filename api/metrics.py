@@ -135,7 +135,7 @@ def _log(response: Response, seconds: float) -> None:
     else:
         return
     # A submit names its turn in no other place.
-    turn = response.headers.get("Location", "").rpartition("/turn/")[2] or None
+    turn = response.headers.get("Location", "").partition("/turn/")[2] or None
     told = logs.fields(
         method=request.method, path=request.path, status=response.status_code, duration_s=seconds, turn=turn
     )

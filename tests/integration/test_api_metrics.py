@@ -164,3 +164,11 @@ def test_folders_that_killed_servers_left_behind_go_and_those_in_use_stay(
         process.communicate(b"\n")
 
     assert not left.exists()
+
+
+def test_a_redirect_is_not_logged_as_a_turn(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="api.metrics"):
+        assert api.client.get("/openapi/").status_code == 302
+
+    (record,) = [record for record in caplog.records if record.name == "api.metrics"]
+    assert "turn" not in record.__dict__["fields"]
