@@ -4,7 +4,16 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    field_validator,
+)
 
 from shared.runconfig.origin import Origin
 from shared.runconfig.secrets import mask, protect
@@ -19,6 +28,16 @@ _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NO_FILE_DIGEST = "default"
 
 
+def _not_yet(value: Any) -> Any:
+    """Refuse what this release would read and not do: an operator would rely on it."""
+    if value not in (None, "none", ()):
+        raise ValueError("is not there yet in this release; leave it out.")
+    return value
+
+
+NotYet = AfterValidator(_not_yet)
+
+
 class Section(BaseModel):
     """A mapping of the config: unknown keys are refused, values never change."""
 
@@ -30,12 +49,12 @@ class Turns(Section):
 
     lease_s: Seconds = 15
     max_attempts: Count = 5
-    deadline_s: Seconds | None = None
-    queue_ttl_s: Seconds | None = None
+    deadline_s: Annotated[Seconds | None, NotYet] = None
+    queue_ttl_s: Annotated[Seconds | None, NotYet] = None
     input_timeout_s: Seconds = 86_400
     events_ttl_s: Seconds = 86_400
     session_ttl_s: Seconds = 86_400
-    max_queued: Count | None = None
+    max_queued: Annotated[Count | None, NotYet] = None
 
 
 class Limits(Section):
@@ -135,7 +154,7 @@ class Providers(Section):
 
     inference: tuple[ProviderInstance, ...] = ()
     safety: tuple[ProviderInstance, ...] = ()
-    memory: tuple[ProviderInstance, ...] = ()
+    memory: Annotated[tuple[ProviderInstance, ...], NotYet] = ()
     tool_runtime: tuple[ProviderInstance, ...] = ()
 
     def instances(self) -> Iterator[tuple[str, int, ProviderInstance]]:
@@ -156,11 +175,11 @@ class FrontConfig(Section):
 
     turns: Turns = Turns()
     limits: Limits = Limits()
-    durability: Durability = "none"
+    durability: Annotated[Durability, NotYet] = "none"
     api_keys: Annotated[tuple[ApiKey, ...], BeforeValidator(_keyed)] = ()
     models: tuple[StaticModel, ...] = ()
     shields: tuple[StaticShield, ...] = ()
-    memory_banks: tuple[StaticMemoryBank, ...] = ()
+    memory_banks: Annotated[tuple[StaticMemoryBank, ...], NotYet] = ()
     toolgroups: tuple[StaticToolGroup, ...] = ()
 
     @field_validator("api_keys")
