@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from flask import Response
+
+from api.answers import answer
 from api.services import Services
 from shared.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from shared.events import Json
@@ -12,13 +15,35 @@ from shared.registry import Registry
 T = TypeVar("T")
 
 
-def register(services: Services, tenant: str, kind: Kind, payload: Json, find: Callable[[Registry], T | None]) -> T:
-    """Have the provider accept it; what `find` then finds in the registry.
+def register(
+    services: Services,
+    tenant: str,
+    kind: Kind,
+    payload: Json,
+    entry: Callable[[Registry], Json | None],
+    *,
+    idempotency_key: str | None,
+    digest: str,
+) -> Response:
+    """Have the provider accept it; the answer with the `entry` that it then has in the registry.
 
     Raises what the provider refuses it with, Conflict where the name is taken, and Unavailable.
     """
+
+    def create() -> Json:
+        return _register(services, tenant, kind, payload, entry)
+
+    created, replayed = services.idempotency.once(
+        create, tenant=tenant, route=f"{kind}s", key=idempotency_key, digest=digest
+    )
+    return answer(created, headers={"Idempotent-Replayed": "true"} if replayed else None)
+
+
+def _register(
+    services: Services, tenant: str, kind: Kind, payload: Json, entry: Callable[[Registry], Json | None]
+) -> Json:
     services.calls.call(f"register_{kind}", {"tenant": tenant, **payload})
-    found = find(services.served.registry(tenant, fresh=True))
+    found = entry(services.served.registry(tenant, fresh=True))
     if found is None:
         raise Unavailable(
             f"The {kind} was registered and is not there any more: somebody deleted it, or its provider left the"

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import gevent
 from gevent.event import Event as Signal
@@ -15,7 +15,7 @@ from shared.registrations import Kind, Registration, RegistrationStore, merged
 from shared.registry import RegisteredTool, RegisteredToolGroup, Registry
 from shared.runconfig.secrets import protect
 from worker.providers.safety import SafetyProvider, Shield
-from worker.providers.tools import Replay, Tool, ToolGroup, ToolProvider
+from worker.providers.tools import Replay, Tool, ToolGroup, ToolProvider, ToolResult
 from worker.shields import ServedShield
 from worker.toolbox import BoundTool
 
@@ -121,9 +121,12 @@ class Catalog:
         return [self.bind(tenant, group, tool) for group, tool in found]
 
     def bind(self, tenant: str, group: RegisteredToolGroup, tool: RegisteredTool) -> BoundTool:
-        """The tool with the instance that runs it."""
+        """The tool with the instance that runs it. A server that is away is met by the first call and not here."""
+        provider = self._tools[group.provider_id]
+        if self._is_registered(group):
+            provider = cast(ToolProvider, _Adopting(provider, lambda: self._adopt(tenant, group, provider)))
         return BoundTool(
-            self.provider_of(tenant, group),
+            provider,
             Tool(
                 name=tool.name,
                 toolgroup_id=group.resource_id,
@@ -137,9 +140,12 @@ class Catalog:
     def provider_of(self, tenant: str, group: RegisteredToolGroup) -> ToolProvider:
         """The instance that serves the group, which knows it by now. Raises ProviderError."""
         provider = self._tools[group.provider_id]
-        if group.resource_id not in {listed.resource_id for listed in self._listed.toolgroups}:
+        if self._is_registered(group):
             self._adopt(tenant, group, provider)
         return provider
+
+    def _is_registered(self, group: RegisteredToolGroup) -> bool:
+        return group.resource_id not in {listed.resource_id for listed in self._listed.toolgroups}
 
     def _adopt(self, tenant: str, group: RegisteredToolGroup, provider: ToolProvider) -> None:
         """Another worker process registered the group: have this one's instance know it too."""
@@ -168,6 +174,21 @@ class Catalog:
                 self._known[tenant] = _Known(time.monotonic(), kept)
                 return self._known[tenant]
         return known
+
+
+class _Adopting:
+    """A provider instance that is made to know a registered group before it makes a call."""
+
+    def __init__(self, provider: ToolProvider, adopt: Callable[[], None]) -> None:
+        self._provider = provider
+        self._adopt = adopt
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._provider, name)
+
+    def invoke(self, tool: Tool, arguments: Json, *, idempotency_key: str) -> ToolResult:
+        self._adopt()
+        return self._provider.invoke(tool, arguments, idempotency_key=idempotency_key)
 
 
 def tool_group(name: str, details: Json) -> ToolGroup:

@@ -4,11 +4,13 @@ from flask import Response
 from pydantic import BaseModel
 
 from api.answers import answer, nothing
+from api.idempotency import digest_of
 from api.registering import one_of, register, unregister
-from api.routing import Routes, services, tenant
+from api.routes.parts import CreationHeaders
+from api.routing import Routes, body_as_sent, services, tenant
 from shared.events import Json
 from shared.registrations import Kind
-from shared.registry import RegisteredModel
+from shared.registry import RegisteredModel, Registry
 from shared.types import catalog as types
 from shared.types.registering import RegisterModel
 
@@ -29,16 +31,22 @@ def list_models() -> Response:
 
 
 @routes.on("POST", "/v1/models", answers={200: types.ModelEntry}, problems=(409, 413, 415, 422, 500, 502, 503))
-def register_model(body: RegisterModel) -> Response:
+def register_model(body: RegisterModel, header: CreationHeaders) -> Response:
     """Register a model with its provider, which may refuse it. It stays until it is deleted."""
-    found = register(
+
+    def entry(registry: Registry) -> Json | None:
+        found = registry.exact_model(body.model_id)
+        return None if found is None else _entry(found)
+
+    return register(
         services(),
         tenant(),
         Kind.MODEL,
         body.model_dump(),
-        lambda registry: registry.exact_model(body.model_id),
+        entry,
+        idempotency_key=header.idempotency_key,
+        digest=digest_of(body_as_sent()),
     )
-    return answer(_entry(found))
 
 
 @routes.on("GET", "/v1/models/<path:model_id>", answers={200: types.ModelEntry}, problems=(404, 503))

@@ -4,11 +4,13 @@ from flask import Response
 from pydantic import BaseModel
 
 from api.answers import answer, nothing
+from api.idempotency import digest_of
 from api.registering import one_of, register, unregister
-from api.routing import Routes, services, tenant
+from api.routes.parts import CreationHeaders
+from api.routing import Routes, body_as_sent, services, tenant
 from shared.events import Json
 from shared.registrations import Kind
-from shared.registry import RegisteredShield
+from shared.registry import RegisteredShield, Registry
 from shared.types import catalog as types
 from shared.types import direct
 from shared.types.registering import RegisterShield
@@ -29,12 +31,22 @@ def list_shields() -> Response:
 
 
 @routes.on("POST", "/v1/shields", answers={200: types.ShieldEntry}, problems=(409, 413, 415, 422, 500, 502, 503))
-def register_shield(body: RegisterShield) -> Response:
+def register_shield(body: RegisterShield, header: CreationHeaders) -> Response:
     """Register a shield with its provider, which may refuse it. It stays until it is deleted."""
-    found = register(
-        services(), tenant(), Kind.SHIELD, body.model_dump(), lambda registry: registry.shield(body.shield_id)
+
+    def entry(registry: Registry) -> Json | None:
+        found = registry.shield(body.shield_id)
+        return None if found is None else _entry(found)
+
+    return register(
+        services(),
+        tenant(),
+        Kind.SHIELD,
+        body.model_dump(),
+        entry,
+        idempotency_key=header.idempotency_key,
+        digest=digest_of(body_as_sent()),
     )
-    return answer(_entry(found))
 
 
 @routes.on("GET", "/v1/shields/<path:identifier>", answers={200: types.ShieldEntry}, problems=(404, 503))

@@ -6,13 +6,16 @@ from flask import Response
 from pydantic import BaseModel, Field
 
 from api.answers import answer, nothing
+from api.idempotency import digest_of
 from api.registering import one_of, register, unregister
 from api.routes.parts import CreationHeaders
-from api.routing import Query, Routes, services, tenant
+from api.routing import Query, Routes, body_as_sent, services, tenant
 from api.tool_entries import group_entry, runtime_entry, tool_entry
 from shared.errors import NotFound
+from shared.events import Json
 from shared.ids import new_call_id
 from shared.registrations import Kind
+from shared.registry import Registry
 from shared.types import catalog as types
 from shared.types import direct
 from shared.types.registering import RegisterToolGroup
@@ -51,16 +54,22 @@ def list_toolgroups() -> Response:
 
 
 @routes.on("POST", "/v1/toolgroups", answers={200: types.ToolGroupEntry}, problems=(409, 413, 415, 422, 500, 502, 503))
-def register_toolgroup(body: RegisterToolGroup) -> Response:
+def register_toolgroup(body: RegisterToolGroup, header: CreationHeaders) -> Response:
     """Register a tool group with its provider, which may refuse it. It stays until it is deleted."""
-    found = register(
+
+    def entry(registry: Registry) -> Json | None:
+        found = registry.toolgroup(body.toolgroup_id)
+        return None if found is None else group_entry(found)
+
+    return register(
         services(),
         tenant(),
         Kind.TOOLGROUP,
         body.model_dump(),
-        lambda registry: registry.toolgroup(body.toolgroup_id),
+        entry,
+        idempotency_key=header.idempotency_key,
+        digest=digest_of(body_as_sent()),
     )
-    return answer(group_entry(found))
 
 
 @routes.on("GET", "/v1/toolgroups/<path:toolgroup_id>", answers={200: types.ToolGroupEntry}, problems=(404, 503))

@@ -99,6 +99,22 @@ def test_registering_again_changes_nothing_and_another_model_of_the_name_is_a_co
     assert_problem(served.post("/v1/models", {"model_id": "m", "provider_id": "one", "provider_model_id": "n"}), 409)
 
 
+def test_an_idempotency_key_gives_the_same_registration_and_none_for_another_body(served: Api) -> None:
+    body = {"model_id": "mine", "provider_id": "one", "provider_model_id": "m"}
+
+    first = served.post("/v1/models", body, Idempotency_Key="k")
+    again = served.post("/v1/models", body, Idempotency_Key="k")
+    other = served.post("/v1/models", {**body, "model_id": "yours"}, Idempotency_Key="k")
+
+    assert first.json == again.json
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert_problem(other, 422, "idempotency_key_reused")
+    refused = served.post("/v1/models", {"model_id": "none", "provider_id": "one"}, Idempotency_Key="l")
+    assert_problem(refused, 400, "model_not_found")
+    mended = served.post("/v1/models", {**body, "model_id": "more"}, Idempotency_Key="l")
+    assert mended.status_code == 200, "what was refused was not made: the key is free"
+
+
 def test_a_model_that_is_registered_with_two_instances_is_one_entry(served: Api) -> None:
     register(served, "models", model_id="mine", provider_id="one", provider_model_id="n")
     register(served, "models", model_id="mine", provider_id="two", provider_model_id="n")

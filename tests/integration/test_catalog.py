@@ -20,6 +20,7 @@ from worker.fleet import Fleet, build_fleet
 from worker.providers.tools import Tool, ToolGroup, ToolProvider
 from worker.refresh import ToolRefresher
 from worker.registrar import Registrar
+from worker.toolbox import BoundTool
 
 Json = dict[str, Any]
 
@@ -189,9 +190,29 @@ def test_a_tool_group_that_another_process_registered_becomes_known_to_the_insta
     bench.registrations.put("default", a_group("mine", seat="1A"))
 
     (bound,) = fleet.catalog.tools("default", "mine/book")
+    call(bound)
 
     assert bound.tool.toolgroup_id == "mine"
     assert [group.identifier for group in fleet.tools["web"].list_toolgroups()] == ["seats", "mine"]
+
+
+def test_a_server_that_is_away_fails_the_call_and_not_the_turn_that_could_do_without_it(bench: Bench) -> None:
+    fleet, _ = bench.asked()
+    there = {"mcp_endpoint": {"uri": "http://127.0.0.1:9/mcp"}}
+    group = a_group("mine")
+    bench.registrations.put("default", replace(group, details={**group.details, **there}))
+
+    (bound,) = fleet.catalog.tools("default", "mine")
+
+    with pytest.raises(ProviderError) as fault:
+        bound.provider.invoke(bound.tool, {"seat": "1A"}, idempotency_key="k")
+    assert fault.value.code == "toolgroup_refused"
+
+
+def call(bound: BoundTool) -> None:
+    """Nobody is there to answer."""
+    with pytest.raises(ProviderError, match="cannot be reached"):
+        bound.provider.invoke(bound.tool, {"seat": "1A"}, idempotency_key="k")
 
 
 def test_a_tool_group_that_was_registered_anew_replaces_the_one_that_was_known(
@@ -200,10 +221,10 @@ def test_a_tool_group_that_was_registered_anew_replaces_the_one_that_was_known(
     monkeypatch.setattr(catalog_module, "KEPT_S", 0.0)
     fleet, _ = bench.asked()
     bench.registrations.put("default", a_group("mine", seat="1A"))
-    fleet.catalog.tools("default", "mine")
+    call(*fleet.catalog.tools("default", "mine"))
 
     bench.registrations.put("default", a_group("mine", seat="2B"))
-    fleet.catalog.tools("default", "mine")
+    call(*fleet.catalog.tools("default", "mine"))
 
     (known,) = [group for group in fleet.tools["web"].list_toolgroups() if group.identifier == "mine"]
     assert known == ToolGroup(identifier="mine", args={"seat": "2B"})
