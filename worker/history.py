@@ -18,10 +18,11 @@ class History:
         self._archive = archive
 
     def before(self, ref: TurnRef, ordinal: int) -> list[Json]:
-        """The turns before the `ordinal`-th, in order. All have ended: a session runs one at a time."""
+        """The turns before the `ordinal`-th, in order. All have ended: a session runs one at a time. Those that were
+        rolled back are left out."""
         turns: list[Json] = []
         for start in range(0, ordinal - 1, _PAGE):
             count = min(_PAGE, ordinal - 1 - start)
-            page = self._sessions.turns(ref.session, start=start, count=count)
+            page = self._sessions.history(ref.session, start=start, count=count)
             turns += [orjson.loads(snapshot) for snapshot in self._archive.read(page) if snapshot is not None]
         return turns

@@ -30,13 +30,26 @@ class SessionKeys:
 
 @dataclass(frozen=True, slots=True)
 class ShardKeys:
-    """Keys of one shard: what is due when, whose lease ends when, what ended without a snapshot."""
+    """Keys of one shard: what is due when, whose lease ends when, which limit of a turn is reached when, what ended
+    without a snapshot, and how many turns nobody has taken up yet (a hash: `total`, and one field for each agent)."""
 
     due: str
     leases: str
+    limits: str
     ended: str
+    queued: str
     reaper: str
     channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexKeys:
+    """A tenant's turns in one shard, for listing: all and the active ones by their acceptance, the failed ones by
+    their end. Never the truth about a turn."""
+
+    all: str
+    active: str
+    failed: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +76,19 @@ class Keys:
 
     def shard(self, number: int) -> ShardKeys:
         base = f"{self.prefix}:{{s{number:02d}}}"
-        return ShardKeys(f"{base}:due", f"{base}:leases", f"{base}:ended", f"{base}:reaper", self.channel(number))
+        return ShardKeys(
+            due=f"{base}:due",
+            leases=f"{base}:leases",
+            limits=f"{base}:limits",
+            ended=f"{base}:ended",
+            queued=f"{base}:queued",
+            reaper=f"{base}:reaper",
+            channel=self.channel(number),
+        )
+
+    def index(self, number: int, tenant: str) -> IndexKeys:
+        base = f"{self.prefix}:{{s{number:02d}}}:{tenant}:index"
+        return IndexKeys(f"{base}:all", f"{base}:active", f"{base}:failed")
 
     def channel(self, number: int) -> str:
         """Carries the member of each turn of the shard whose log grew."""

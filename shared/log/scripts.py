@@ -14,6 +14,8 @@ from shared.errors import StoreError
 
 Argument = str | bytes | int
 
+_REPLICATION_MS = 2000
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -60,23 +62,43 @@ class Scripts:
                 replies[i] = reply
         return replies
 
+    def call_replicated(self, script: str, keys: Sequence[str], args: Sequence[Argument]) -> bool:
+        """Run one script and wait until what this connection has written is on the disks of this server and of a
+        replica, as far as they confirm it (`WAITAOF 1 1`, two seconds at the most).
+
+        Raises StoreError, also where the server knows no WAITAOF (Redis before 7.2).
+        """
+        self._load(script)
+        call = Call(script, keys, args)
+        try:
+            pipe = self._client.pipeline(transaction=False)
+            self._queue(pipe, call)
+            pipe.waitaof(1, 1, _REPLICATION_MS)
+            _, (local, replicas) = pipe.execute()
+        except (RedisError, OSError) as error:
+            raise StoreError(f"The store does not confirm a write: {error}") from error
+        return bool(local >= 1 and replicas >= 1)
+
     def _send(self, calls: Sequence[Call]) -> list[Any]:
-        now = "" if self.now_us is None else self.now_us
         try:
             if len(calls) == 1:
-                return [self._send_one(calls[0], now)]
+                return [self._send_one(calls[0])]
             pipe = self._client.pipeline(transaction=False)
             for call in calls:
-                pipe.evalsha(_source(call.script)[1], len(call.keys), *call.keys, now, *call.args)
+                self._queue(pipe, call)
             return pipe.execute(raise_on_error=False)
         except (RedisError, OSError) as error:
             raise StoreError(f"The store cannot be reached: {error}") from error
 
-    def _send_one(self, call: Call, now: Argument) -> Any:
+    def _send_one(self, call: Call) -> Any:
         try:
-            return self._client.evalsha(_source(call.script)[1], len(call.keys), *call.keys, now, *call.args)
+            return self._queue(self._client, call)
         except ResponseError as error:
             return error
+
+    def _queue(self, client: Redis, call: Call) -> Any:
+        now = "" if self.now_us is None else self.now_us
+        return client.evalsha(_source(call.script)[1], len(call.keys), *call.keys, now, *call.args)
 
     def _load(self, name: str) -> None:
         try:

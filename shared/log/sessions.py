@@ -21,13 +21,19 @@ _SECOND_US = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A session. `idle_ttl_s` is None for one that persists, else how long it lives after its last turn."""
+    """A session. `idle_ttl_s` is None for one that persists, else how long it lives after its last turn.
+
+    `multitask_strategy` is what becomes of its unfinished turns when a new one comes: enqueue (the new one waits for
+    them), reject (it is refused), interrupt (they end, and what they finished stays) or rollback (they end, and later
+    turns do not remember them).
+    """
 
     session_id: str
     agent_id: str
     session_name: str
     started_at: str
     idle_ttl_s: float | None = None
+    multitask_strategy: str = "enqueue"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,7 @@ class SessionStore:
             "session_name": session.session_name,
             "started_at": session.started_at,
             "idle_ttl_us": "" if ttl is None else int(ttl * _SECOND_US),
+            "multitask_strategy": session.multitask_strategy,
         }
         with translated():
             pipe = self._client.pipeline(transaction=True)
@@ -86,10 +93,22 @@ class SessionStore:
             return self._client.zcard(self._keys.agent_sessions(tenant, agent_id))
 
     def turns(self, ref: SessionRef, *, start: int = 0, count: int | None = None) -> list[TurnRef]:
-        """The session's turns in the order of their acceptance."""
+        """The session's turns in the order of their acceptance, those that were rolled back included."""
+        return [turn for turn, _ in self._turns(ref, start, count)]
+
+    def history(self, ref: SessionRef, *, start: int = 0, count: int | None = None) -> list[TurnRef]:
+        """As `turns`, without those that were rolled back."""
+        return [turn for turn, rolled_back in self._turns(ref, start, count) if not rolled_back]
+
+    def _turns(self, ref: SessionRef, start: int, count: int | None) -> list[tuple[TurnRef, bool]]:
         stop = -1 if count is None else start + count - 1
-        ids = self._range(self._keys.session(ref).turns, start, stop)
-        return [TurnRef(ref.tenant, ref.session_id, raw.decode()) for raw in ids]
+        with translated():
+            found = self._client.zrange(self._keys.session(ref).turns, start, stop, withscores=True)
+        # Half a number in its place is how accept.lua marks one that was rolled back.
+        return [
+            (TurnRef(ref.tenant, ref.session_id, raw.decode()), not score.is_integer())
+            for raw, score in cast(list[tuple[bytes, float]], found)
+        ]
 
     def delete(self, ref: SessionRef) -> list[TurnRef]:
         """Mark as deleted and end its unfinished turns, which it returns. A sweep removes the keys later."""
@@ -143,6 +162,7 @@ class SessionStore:
 
     def _remove_turns(self, ref: SessionRef, turns: Sequence[TurnRef]) -> None:
         keys, shard = self._keys.session(ref), self._keys.shard(ref.shard)
+        index = self._keys.index(ref.shard, ref.tenant)
         with translated():
             pipe = self._client.pipeline(transaction=False)
             for turn in turns:
@@ -153,7 +173,8 @@ class SessionStore:
                 names = self._keys.turn(turn)
                 own = [names.turn, names.events, names.private, names.blobs]
                 pipe.unlink(*own, *([scope] if scope else []))
-                pipe.zrem(shard.ended, turn.member)
+                for name in (shard.ended, shard.limits, index.all, index.active, index.failed):
+                    pipe.zrem(name, turn.member)
                 pipe.zrem(keys.turns, turn.turn_id)
             pipe.execute()
 
@@ -177,11 +198,13 @@ class SessionStore:
         return int(seconds) * _SECOND_US + int(micros)
 
 
-_FIELDS = ("session_id", "agent_id", "session_name", "started_at", "idle_ttl_us", "deleted")
+_FIELDS = ("session_id", "agent_id", "session_name", "started_at", "idle_ttl_us", "deleted", "multitask_strategy")
 
 
 def _session(row: list[bytes | None]) -> Session | None:
-    session_id, agent_id, name, started_at, ttl, deleted = (None if raw is None else raw.decode() for raw in row)
+    session_id, agent_id, name, started_at, ttl, deleted, strategy = (
+        None if raw is None else raw.decode() for raw in row
+    )
     if not session_id or agent_id is None or name is None or started_at is None or deleted:
         return None
     return Session(
@@ -190,4 +213,5 @@ def _session(row: list[bytes | None]) -> Session | None:
         session_name=name,
         started_at=started_at,
         idle_ttl_s=int(ttl) / _SECOND_US if ttl else None,
+        multitask_strategy=strategy or "enqueue",
     )

@@ -16,12 +16,11 @@ from shared.events import (
     Event,
     Json,
     PrivateEntry,
-    TurnCanceled,
     TurnCreated,
-    TurnFailed,
 )
 from shared.fold import CONFIG_RECORD
 from shared.ids import TurnRef
+from shared.log import endings
 from shared.log.blobs import BlobStore, RedisBlobs
 from shared.log.keys import Keys
 from shared.log.reader import decode_entries, decode_private
@@ -38,6 +37,25 @@ class Accepted:
     turn_id: str
     repeated: bool
     is_head: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What holds for one turn beside its session's and the agent's configuration.
+
+    `strategy` is what becomes of the session's unfinished turns (None: as the session says). Times are in seconds from
+    acceptance: until somebody has taken it up, and until it has ended. `counted` has it counted among its agent's
+    queued turns. `retry_of` is the turn that it repeats.
+    """
+
+    strategy: str | None = None
+    queue_ttl_s: float | None = None
+    deadline_s: float | None = None
+    counted: bool = False
+    retry_of: str = ""
+
+
+PLAIN = Terms()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +100,7 @@ class Written:
 
 
 class NotClaimable(LogError):
-    """The turn cannot be claimed now. `reason` is busy, ended, awaiting, not_head, newer or gone."""
+    """The turn cannot be claimed now. `reason` is busy, ended, awaiting, not_head, newer, expired or gone."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The turn cannot be claimed: {reason}.")
@@ -125,27 +143,48 @@ class TurnLog:
         digest: str,
         idempotency_key: str | None = None,
         keyless_retry: bool = False,
+        terms: Terms = PLAIN,
     ) -> Accepted:
         """Accept a turn into its session's queue.
 
-        `digest` names the request's body. Raises NotFound for a session that is not there, Conflict for an
-        idempotency key that came with another body.
+        `digest` names the request's body. Raises NotFound for a session that is not there, InvalidRequest for an
+        idempotency key that came with another body, Conflict where the session takes one turn at a time.
         """
-        turn, session, shard = (
-            self._keys.turn(ref),
-            self._keys.session(ref.session),
-            self._keys.shard(ref.shard),
-        )
+        session = self._keys.session(ref.session)
         scope = self._keys.turn_idempotency(ref.session, idempotency_key) if idempotency_key else session.session
         record = self._blobs.store(ref, orjson.dumps(config))
-        reply = self._scripts.call(
-            "accept",
-            [session.session, session.queue, session.turns, turn.turn, turn.events, turn.private, shard.due, scope],
-            [ref.turn_id, ref.member, ref.tenant, ref.session_id, event.agent_id, digest,
-             1 if idempotency_key else 0, 1 if keyless_retry else 0, SCHEMA_VERSION, shard.channel,
-             *self._event_args(ref, [event]), CONFIG_RECORD, record.field, record.value],
-        )  # fmt: skip
+        keys = [*self._end_keys(ref), self._keys.turn(ref).private, session.turns,
+                self._keys.index(ref.shard, ref.tenant).all, scope]  # fmt: skip
+        args: list[Argument] = [
+            ref.turn_id, ref.member, ref.tenant, ref.session_id, event.agent_id, digest,
+            1 if idempotency_key else 0, 1 if keyless_retry else 0, SCHEMA_VERSION,
+            self._keys.channel(ref.shard), self._keys.control, terms.strategy or "",
+            _in_us(terms.queue_ttl_s), _in_us(terms.deadline_s),
+            f"{ref.tenant}/{event.agent_id}" if terms.counted else "", terms.retry_of,
+            *self._event_args(ref, [event]), CONFIG_RECORD, record.field, record.value,
+        ]  # fmt: skip
+        reply = self._scripts.call("accept", keys, args)
+        while reply[0] == b"MAKE_WAY":
+            # Which turns a script touches is to be known before it runs; so it says which, and is called again.
+            earlier = [TurnRef(ref.tenant, ref.session_id, raw.decode()) for raw in reply[1:]]
+            reply = self._scripts.call(
+                "accept", [*keys, *self._ways(earlier)], [*args, *self._make_way(ref, earlier)]
+            )  # fmt: skip
         return self._accepted(ref, reply)
+
+    def _ways(self, turns: Sequence[TurnRef]) -> list[str]:
+        return [key for turn in map(self._keys.turn, turns) for key in (turn.turn, turn.events)]
+
+    def _make_way(self, ref: TurnRef, turns: Sequence[TurnRef]) -> list[Argument]:
+        args: list[Argument] = []
+        for turn in turns:
+            reason = f"Turn '{ref.turn_id}' of its session took its place."
+            args += [turn.turn_id, *self._event_args(turn, [endings.canceled(turn, reason)])]
+        return args
+
+    def confirm(self, ref: TurnRef) -> bool:
+        """Whether all that was written to a turn is on two machines' disks now: it waits two seconds at the most."""
+        return self._scripts.call_replicated("touch", [self._keys.turn(ref).turn], [])
 
     def _accepted(self, ref: TurnRef, reply: list[bytes]) -> Accepted:
         outcome = reply[0]
@@ -156,6 +195,12 @@ class TurnLog:
         self._blobs.delete(ref)
         if outcome == b"REPEATED":
             return Accepted(turn_id=reply[1].decode(), repeated=True, is_head=False)
+        if outcome == b"BUSY":
+            raise Conflict(
+                f"The session takes no turn now: turn '{reply[1].decode()}' has not ended. Wait for its end, cancel it,"
+                " or submit with another multitask_strategy.",
+                code="session_busy",
+            )
         if outcome == b"MISMATCH":
             raise InvalidRequest(
                 "This Idempotency-Key came with another body before. Use a new key for a new request.",
@@ -177,7 +222,7 @@ class TurnLog:
         claimed_at = claimed_at or now_iso()
         reply = self._scripts.call(
             "claim",
-            [turn.turn, turn.events, session.queue, shard.due, shard.leases, turn.private],
+            [turn.turn, turn.events, session.queue, shard.due, shard.leases, turn.private, shard.limits, shard.queued],
             [ref.turn_id, ref.member, token, self._lease_us, SCHEMA_VERSION, worker, claimed_at, shard.channel,
              SCHEMA_VERSION],
         )  # fmt: skip
@@ -251,17 +296,14 @@ class TurnLog:
         Returns the status that it really ended with (canceled where cancel was asked for) and the id of the
         session's next turn, if any. Raises Fenced or TailMismatch.
         """
-        ref, turn, shard = write.ref, self._keys.turn(write.ref), self._keys.shard(write.ref.shard)
-        session = self._keys.session(ref.session)
-        canceled = TurnCanceled(turn_id=ref.turn_id, reason="Canceled on request.", completed_at=now_iso())
+        ref = write.ref
         stored = self._blobs.store(ref, snapshot)
         reply = self._scripts.call(
             "finish",
-            [turn.turn, turn.events, turn.private, session.queue, shard.due, shard.leases, shard.ended,
-             session.session],
+            [*self._end_keys(ref), self._keys.turn(ref).private],
             [ref.turn_id, ref.member, write.token, write.last, write.private_last, status, stored.value,
-             shard.channel, self._events_ttl_ms, 1 if stored.field == "b" else 0, len(write.events),
-             *self._event_args(ref, [canceled]), *self._event_args(ref, write.events)],
+             self._keys.channel(ref.shard), self._events_ttl_ms, 1 if stored.field == "b" else 0, len(write.events),
+             *self._event_args(ref, [endings.canceled(ref)]), *self._event_args(ref, write.events)],
         )  # fmt: skip
         self._raise_refusal(write, reply)
         return TurnStatus(reply[1].decode()), reply[2].decode() or None
@@ -307,34 +349,39 @@ class TurnLog:
 
     def cancel(self, ref: TurnRef, *, reason: str, end_running: bool = False) -> tuple[str, str | None]:
         """Cancel a turn: (`ended`, next turn), (`asked`, None), (`terminal`, its status) or (`gone`, None)."""
-        turn, session, shard = (
-            self._keys.turn(ref),
-            self._keys.session(ref.session),
-            self._keys.shard(ref.shard),
-        )
-        event = TurnCanceled(turn_id=ref.turn_id, reason=reason, completed_at=now_iso())
-        reply = self._scripts.call(
-            "cancel",
-            [turn.turn, turn.events, session.queue, shard.due, shard.leases, shard.ended, session.session],
-            [ref.turn_id, ref.member, "end" if end_running else "ask", shard.channel, self._keys.control,
-             *self._event_args(ref, [event])],
-        )  # fmt: skip
-        detail = reply[1].decode() if len(reply) > 1 else ""
-        return reply[0].decode().lower(), detail or None
+        event = endings.canceled(ref, reason)
+        return self._end(ref, event, status=TurnStatus.CANCELED, mode="end" if end_running else "ask")
+
+    def fail(self, ref: TurnRef, *, code: str, message: str) -> tuple[str, str | None]:
+        """End a turn as failed, whoever runs it: (`ended`, next turn), (`terminal`, its status) or (`gone`, None)."""
+        event = endings.failed(ref, code, message)
+        return self._end(ref, event, status=TurnStatus.FAILED, mode="end")
+
+    def _end(self, ref: TurnRef, event: Event, *, status: TurnStatus, mode: str) -> tuple[str, str | None]:
+        args: list[Argument] = [
+            ref.turn_id,
+            ref.member,
+            mode,
+            self._keys.channel(ref.shard),
+            self._keys.control,
+            status,
+        ]
+        return self._outcome("cancel", ref, [*args, *self._event_args(ref, [event])])
 
     def reap(self, ref: TurnRef) -> tuple[str, str | None]:
         """Look at an overdue or lapsed turn: (`hint`, None), (`ended`, next turn) or (`nothing`, None)."""
-        turn, session, shard = (
-            self._keys.turn(ref),
-            self._keys.session(ref.session),
-            self._keys.shard(ref.shard),
-        )
-        reply = self._scripts.call(
-            "reap",
-            [turn.turn, turn.events, session.queue, shard.due, shard.leases, shard.ended, session.session],
-            [ref.turn_id, ref.member, self._max_attempts, shard.channel,
-             *self._event_args(ref, [_too_many_lapses(ref, self._max_attempts), _input_timeout(ref)])],
-        )  # fmt: skip
+        events = [endings.too_many_lapses(ref, self._max_attempts), endings.input_timeout(ref), endings.canceled(ref)]
+        args: list[Argument] = [ref.turn_id, ref.member, self._max_attempts, self._keys.channel(ref.shard)]
+        return self._outcome("reap", ref, [*args, *self._event_args(ref, events)])
+
+    def expire(self, ref: TurnRef) -> tuple[str, str | None]:
+        """Look at a turn that has reached one of its limits: (`ended`, next turn) or (`nothing`, None)."""
+        events = [endings.queue_timeout(ref), endings.deadline_exceeded(ref)]
+        args = [ref.turn_id, ref.member, self._keys.channel(ref.shard), self._keys.control]
+        return self._outcome("expire", ref, [*args, *self._event_args(ref, events)])
+
+    def _outcome(self, script: str, ref: TurnRef, args: Sequence[Argument]) -> tuple[str, str | None]:
+        reply = self._scripts.call(script, self._end_keys(ref), args)
         detail = reply[1].decode() if len(reply) > 1 else ""
         return reply[0].decode().lower(), detail or None
 
@@ -373,6 +420,13 @@ class TurnLog:
                 private_last=int(reply[2]),
             )
 
+    def _end_keys(self, ref: TurnRef) -> list[str]:
+        """The first keys of every script that may end a turn."""
+        turn, session, shard = self._keys.turn(ref), self._keys.session(ref.session), self._keys.shard(ref.shard)
+        index = self._keys.index(ref.shard, ref.tenant)
+        return [turn.turn, turn.events, session.session, session.queue, shard.due, shard.leases, shard.limits,
+                shard.ended, shard.queued, index.active, index.failed]  # fmt: skip
+
     def _event_args(self, ref: TurnRef, events: Sequence[Event]) -> list[Argument]:
         args: list[Argument] = []
         for event in events:
@@ -396,15 +450,5 @@ def _wrong_calls(given: set[str], pending: set[str]) -> InvalidRequest:
     )
 
 
-def _too_many_lapses(ref: TurnRef, attempts: int) -> TurnFailed:
-    message = (
-        f"{attempts} workers in a row were lost while they ran this turn. It may be what brings them down:"
-        " look at the workers' logs before you submit it again."
-    )
-    error = {"code": "max_attempts_exceeded", "message": message}
-    return TurnFailed(turn_id=ref.turn_id, error=error, completed_at=now_iso())
-
-
-def _input_timeout(ref: TurnRef) -> TurnFailed:
-    error = {"code": "input_timeout", "message": "The client's tool responses did not come in time."}
-    return TurnFailed(turn_id=ref.turn_id, error=error, completed_at=now_iso())
+def _in_us(seconds: float | None) -> Argument:
+    return "" if seconds is None else int(seconds * _SECOND_US)

@@ -318,12 +318,20 @@ def test_a_flag_that_the_owner_never_saw_holds_for_its_successor(kit: LogKit) ->
     owner = kit.running()
     kit.log.cancel(owner.ref, reason="no")
     kit.pass_time(LEASE_S)
-    kit.log.reap(owner.ref)
 
     successor = kit.claim(owner.ref)
 
     assert successor.append(started()).cancel
     assert successor.finish()[0] is TurnStatus.CANCELED
+
+
+def test_a_flag_whose_owner_was_lost_ends_the_turn_at_the_reaper_s_next_look(kit: LogKit) -> None:
+    owner = kit.running()
+    kit.log.cancel(owner.ref, reason="no")
+    kit.pass_time(LEASE_S)
+
+    assert kit.log.reap(owner.ref) == ("ended", None)
+    assert kit.types(owner.ref)[-1] == "turn_canceled"
 
 
 @pytest.mark.parametrize("status", ["completed", "canceled"])

@@ -378,19 +378,21 @@ class TurnLogMachine(RuleBasedStateMachine):
         answer = self.kit.log.reap(ref)
         if model.ended or live:
             assert answer == ("nothing", None)
+        elif model.token is not None and model.cancel:
+            self._ended(ref, answer, was_head, TurnStatus.CANCELED)
         elif model.token is not None and model.lapses + 1 >= MAX_ATTEMPTS:
-            self._failed(ref, answer, was_head)
+            self._ended(ref, answer, was_head, TurnStatus.FAILED)
         elif model.token is not None:
             assert answer == ("hint", None)
             model.token, model.lapsed = None, True
         elif model.status is TurnStatus.AWAITING_INPUT and model.input_due <= self.kit.now:
-            self._failed(ref, answer, was_head)
+            self._ended(ref, answer, was_head, TurnStatus.FAILED)
         else:
             assert answer == ("hint" if was_head and due is not None and due <= self.kit.now else "nothing", None)
 
-    def _failed(self, ref: TurnRef, answer: object, was_head: bool) -> None:
+    def _ended(self, ref: TurnRef, answer: object, was_head: bool, status: TurnStatus) -> None:
         model = self.models[ref]
-        model.end(TurnStatus.FAILED)
+        model.end(status)
         model.token = None
         assert answer == ("ended", self.next_after_end(ref, was_head))
 

@@ -1,5 +1,7 @@
 """Identifiers say where their keys lie."""
 
+from dataclasses import astuple
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,7 +72,8 @@ def test_keys_of_a_turn_its_session_and_its_shard_have_one_tag_and_name_the_tena
 
     named = [session.session, session.queue, session.turns, own.turn, own.events, own.private, own.blobs]
     named.append(keys.turn_idempotency(turn.session, "any } key { at all"))
-    indexes = [shard.due, shard.leases, shard.ended, shard.reaper, shard.channel]
+    named += astuple(keys.index(turn.shard, "acme"))
+    indexes = astuple(shard)
 
     assert all(key.startswith("p:{s07}:acme:") for key in named)
     assert all(key.startswith("p:{s07}:") for key in indexes)

@@ -6,8 +6,11 @@
 --   'b' the name of a blob that holds it. A private record is three: kind, field, value.
 --   A script checks everything before its first write: an error in its middle is not rolled back.
 --   Turn hash: tenant session_id agent_id status schema epoch token deadline lease last plast attempts lapses
---   lapsed released cancel hints pending digest resume_digest resume_seq created_us worker snapshot
---   snapshot_blob idempotency
+--   lapsed released cancel hints pending digest resume_digest resume_seq created_us start_by end_by counted
+--   retry_of worker snapshot snapshot_blob idempotency confirmed
+--   Scripts that may end a turn begin their keys with: 1 turn  2 events  3 session  4 session queue  5 due
+--   6 leases  7 limits  8 ended (turns without a snapshot)  9 queued (counts)  10 index of active turns
+--   11 index of failed turns
 
 local TERMINAL = {completed = true, failed = true, canceled = true}
 local HINT_DELAY_US = 1000000 -- the publisher's own hint gets this long before the reaper repeats it
@@ -65,6 +68,29 @@ local function write_private(key, epoch, seq, first, count)
   return seq
 end
 
+-- The keys that ending a turn takes, by name.
+local function end_keys()
+  return {turn = KEYS[1], events = KEYS[2], session = KEYS[3], queue = KEYS[4], due = KEYS[5], leases = KEYS[6],
+    limits = KEYS[7], ended = KEYS[8], queued = KEYS[9], active = KEYS[10], failed = KEYS[11]}
+end
+
+-- Puts the next limit of a turn into the index: until somebody has taken it up the sooner of the two, then its deadline.
+-- `turn` holds attempts, start_by and end_by.
+local function set_limit(limits, member, turn)
+  local at = tonumber(turn.end_by or nil)
+  if tostring(turn.attempts) == '0' and turn.start_by then at = math.min(at or math.huge, tonumber(turn.start_by)) end
+  if at then redis.call('ZADD', limits, int(at), member) else redis.call('ZREM', limits, member) end
+end
+
+-- Takes a turn out of the counts of those that nobody has taken up yet; `field` is its agent's, if it is counted.
+local function uncount(key, queued, field)
+  if not field then return end
+  redis.call('HDEL', key, 'counted')
+  for _, name in ipairs({'total', field}) do
+    if redis.call('HINCRBY', queued, name, -1) <= 0 then redis.call('HDEL', queued, name) end
+  end
+end
+
 -- Takes an ended turn out of its session's queue and makes the next one due. Returns the next turn's id or ''.
 -- `member` is tenant/session/turn; the next turn shares its first two parts.
 local function advance(queue, due, member, turn_id, now)
@@ -80,10 +106,34 @@ end
 
 -- An idle session that is not to persist becomes due for its expiry; `idle_ttl_us` is '' for one that persists. A
 -- deleted one is due already, and sooner.
-local function rest(key, queue, due, member, turn_id, now)
-  local session = fields(key, 'idle_ttl_us', 'deleted')
+local function rest(keys, member, turn_id, now)
+  local session = fields(keys.session, 'idle_ttl_us', 'deleted')
   local ttl = session.idle_ttl_us
-  if ttl and ttl ~= '' and not session.deleted and redis.call('LLEN', queue) == 0 then
-    redis.call('ZADD', due, int(now + tonumber(ttl)), string.sub(member, 1, -#turn_id - 1))
+  if ttl and ttl ~= '' and not session.deleted and redis.call('LLEN', keys.queue) == 0 then
+    redis.call('ZADD', keys.due, int(now + tonumber(ttl)), string.sub(member, 1, -#turn_id - 1))
   end
+end
+
+-- What every end does beside its event: the turn leaves the indexes, and the session's next one becomes due. Returns
+-- the next turn's id or ''.
+local function leave(keys, turn_id, member, status, counted, now)
+  for _, index in ipairs({keys.due, keys.leases, keys.limits, keys.active}) do
+    redis.call('ZREM', index, member)
+  end
+  if status == 'failed' then redis.call('ZADD', keys.failed, int(now), member) end
+  uncount(keys.turn, keys.queued, counted)
+  local next_id = advance(keys.queue, keys.due, member, turn_id, now)
+  rest(keys, member, turn_id, now)
+  return next_id
+end
+
+-- Ends a turn by a script and not by its owner, who is fenced from now on: the event at ARGV[at], under an epoch of its
+-- own; a janitor makes the snapshot. `turn` holds epoch, last and counted. Returns the next turn's id or ''.
+local function end_turn(keys, turn, turn_id, member, status, at, now)
+  local epoch = next_epoch(turn.epoch, now)
+  local last = write_events(keys.events, epoch, tonumber(turn.last), at, 1)
+  redis.call('HSET', keys.turn, 'status', status, 'epoch', int(epoch), 'last', int(last))
+  redis.call('HDEL', keys.turn, 'token', 'deadline', 'cancel', 'pending')
+  redis.call('ZADD', keys.ended, int(now), member)
+  return leave(keys, turn_id, member, status, turn.counted, now)
 end

@@ -1,15 +1,16 @@
 -- Claims a turn for a worker: new epoch, the caller's token, a lease.
 --
--- KEYS  1 turn  2 events  3 session queue  4 due  5 leases  6 private
+-- KEYS  1 turn  2 events  3 session queue  4 due  5 leases  6 private  7 limits  8 queued (counts)
 -- ARGV  1 now  2 turn id  3 member  4 token  5 lease in µs  6 newest schema version that the caller reads
 --       7 worker name  8 display time  9 channel  10 schema version of the written event
 -- Returns  {'CLAIMED', kind, epoch, last, plast, attempts, ordinal, first event entry, first private entry}
 --            with kind start | recovered | resumed; the two entries only for start (they save a round trip)
 --          {'BUSY'} live lease  {'ENDED'} terminal  {'AWAITING'}  {'NOT_HEAD'}  {'NEWER', schema}  {'GONE'}
+--          {'EXPIRED'} one of its limits has passed: the reaper ends it
 -- Repeated with the same token while its lease lives: the same answer.
 local now = now_us()
 local turn = fields(KEYS[1], 'status', 'schema', 'epoch', 'token', 'deadline', 'lease', 'last', 'plast', 'attempts',
-  'lapsed', 'released', 'ordinal', 'claim_kind')
+  'lapsed', 'released', 'ordinal', 'claim_kind', 'start_by', 'end_by', 'counted')
 if not turn.status then return {'GONE'} end
 if TERMINAL[turn.status] then return {'ENDED'} end
 if turn.status == 'awaiting_input' then return {'AWAITING'} end
@@ -33,6 +34,8 @@ if turn.token then
   if live then return {'BUSY'} end
 end
 if redis.call('LINDEX', KEYS[3], 0) ~= ARGV[2] then return {'NOT_HEAD'} end
+local start_by = turn.attempts == '0' and turn.start_by
+if math.min(tonumber(start_by or math.huge), tonumber(turn.end_by or math.huge)) <= now then return {'EXPIRED'} end
 
 local epoch = next_epoch(turn.epoch, now)
 local last, attempts = tonumber(turn.last), tonumber(turn.attempts)
@@ -51,8 +54,15 @@ if kind ~= 'resumed' then
 end
 if lapsed then redis.call('HINCRBY', KEYS[1], 'lapses', 1) end
 redis.call('HDEL', KEYS[1], 'lapsed', 'released', 'hints')
+-- What it writes from now on is of its own schema: an older worker that comes to take over must see that at once.
+local schema = math.max(tonumber(turn.schema), tonumber(ARGV[10]))
 redis.call('HSET', KEYS[1], 'status', 'in_progress', 'epoch', int(epoch), 'token', ARGV[4],
-  'deadline', int(now + lease), 'lease', int(lease), 'last', int(last), 'attempts', int(attempts), 'worker', ARGV[7], 'claim_kind', kind)
+  'deadline', int(now + lease), 'lease', int(lease), 'last', int(last), 'attempts', int(attempts), 'worker', ARGV[7], 'claim_kind', kind,
+  'schema', int(schema))
 redis.call('ZREM', KEYS[4], ARGV[3])
 redis.call('ZADD', KEYS[5], int(now + lease), ARGV[3])
+if kind == 'start' then
+  uncount(KEYS[1], KEYS[8], turn.counted)
+  if turn.start_by or turn.end_by then set_limit(KEYS[7], ARGV[3], {attempts = attempts, end_by = turn.end_by}) end
+end
 return answer(kind, epoch, last, attempts)

@@ -1,13 +1,14 @@
 -- Ends a turn: the last events, the terminal one among them, its snapshot; the session's next turn becomes due.
 --
--- KEYS  1 turn  2 events  3 private  4 session queue  5 due  6 leases  7 ended (turns without a snapshot)  8 session
+-- KEYS  1-11 as for every end of a turn  12 private
 -- ARGV  1 now  2 turn id  3 member  4 token  5 expected last seq  6 expected last private seq  7 status
 --       8 snapshot  9 channel  10 how long to keep the events, in ms  11 '1' if the snapshot is a blob's name
 --       12 number of events (the last is the terminal one)  13.. canceled event (4)  17.. events (4 each)
 -- Returns  {'OK', status, next turn id or ''}  {'FENCED'}  {'TAIL', last, plast}  {'GONE'}
 -- Where cancel was asked for, the canceled event stands in for the terminal one and a janitor makes the snapshot.
 -- Repeated with the same token after it has ended: the same answer (the next turn is due in any case).
-local turn = fields(KEYS[1], 'token', 'status', 'epoch', 'last', 'plast', 'cancel')
+local keys = end_keys()
+local turn = fields(keys.turn, 'token', 'status', 'epoch', 'last', 'plast', 'cancel', 'counted')
 if not turn.status then return {'GONE'} end
 if turn.token ~= ARGV[4] then return {'FENCED'} end
 if TERMINAL[turn.status] then return {'OK', turn.status, ''} end
@@ -20,20 +21,17 @@ local status = ARGV[7]
 local last
 if turn.cancel and status ~= 'canceled' then
   status = 'canceled'
-  last = write_events(KEYS[2], turn.epoch, tonumber(turn.last), 17, count - 1)
-  last = write_events(KEYS[2], turn.epoch, last, 13, 1)
-  redis.call('ZADD', KEYS[7], int(now), ARGV[3])
+  last = write_events(keys.events, turn.epoch, tonumber(turn.last), 17, count - 1)
+  last = write_events(keys.events, turn.epoch, last, 13, 1)
+  redis.call('ZADD', keys.ended, int(now), ARGV[3])
 else
-  last = write_events(KEYS[2], turn.epoch, tonumber(turn.last), 17, count)
-  redis.call('HSET', KEYS[1], ARGV[11] == '1' and 'snapshot_blob' or 'snapshot', ARGV[8])
-  redis.call('PEXPIRE', KEYS[2], ARGV[10])
-  redis.call('DEL', KEYS[3])
+  last = write_events(keys.events, turn.epoch, tonumber(turn.last), 17, count)
+  redis.call('HSET', keys.turn, ARGV[11] == '1' and 'snapshot_blob' or 'snapshot', ARGV[8])
+  redis.call('PEXPIRE', keys.events, ARGV[10])
+  redis.call('DEL', KEYS[12])
 end
-redis.call('HSET', KEYS[1], 'status', status, 'last', int(last))
-redis.call('HDEL', KEYS[1], 'deadline', 'cancel')
-redis.call('ZREM', KEYS[6], ARGV[3])
-redis.call('ZREM', KEYS[5], ARGV[3])
-local next_id = advance(KEYS[4], KEYS[5], ARGV[3], ARGV[2], now)
-rest(KEYS[8], KEYS[4], KEYS[5], ARGV[3], ARGV[2], now)
+redis.call('HSET', keys.turn, 'status', status, 'last', int(last))
+redis.call('HDEL', keys.turn, 'deadline', 'cancel')
+local next_id = leave(keys, ARGV[2], ARGV[3], status, turn.counted, now)
 redis.call('PUBLISH', ARGV[9], ARGV[3])
 return {'OK', status, next_id}
