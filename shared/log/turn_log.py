@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from redis import Redis
@@ -56,6 +56,8 @@ class Terms:
 
 
 PLAIN = Terms()
+
+Durability = Literal["none", "fsync", "replicated"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +126,10 @@ class TurnLog:
         max_attempts: int = 5,
         input_timeout_s: float = 86400,
         events_ttl_s: float = 86400,
+        durability: Durability = "none",
         now_us: int | None = None,
     ) -> None:
+        self._durability = durability
         self._scripts = Scripts(client=client, now_us=now_us)
         self._keys = keys
         self._blobs = blobs or RedisBlobs(client=client, keys=keys)
@@ -183,7 +187,12 @@ class TurnLog:
         return args
 
     def confirm(self, ref: TurnRef) -> bool:
-        """Whether all that was written to a turn is on two machines' disks now: it waits two seconds at the most."""
+        """Whether what was written to a turn is as safe as `durability` asks for; waits two seconds for it at the most.
+
+        For `none` and `fsync` it is, once the store has answered. For `replicated` it is on two machines' disks.
+        """
+        if self._durability != "replicated":
+            return True
         return self._scripts.call_replicated("touch", [self._keys.turn(ref).turn], [])
 
     def _accepted(self, ref: TurnRef, reply: list[bytes]) -> Accepted:
