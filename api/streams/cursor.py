@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from shared.errors import InvalidRequest
+from shared.events import Entry
 
 _CURSOR = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
 
@@ -14,6 +15,16 @@ class Cursor:
 
     seq: int = 0
     epoch: int | None = None
+
+    @classmethod
+    def at(cls, entry: Entry) -> "Cursor":
+        """Behind an entry."""
+        return cls(entry.seq, entry.epoch)
+
+    @property
+    def id(self) -> str:
+        """The public id of the event. Only for one whose epoch is known."""
+        return f"{self.seq}-{self.epoch}"
 
     @classmethod
     def parse(cls, text: str | None) -> "Cursor":

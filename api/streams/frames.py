@@ -6,8 +6,6 @@ line, but readers that cut text by Python's `splitlines` (httpx's `iter_lines` d
 Format: WHATWG HTML, section 9.2 (server-sent events).
 """
 
-from shared.events import Entry
-
 PING_WITH_IDS = b": ping\n"
 """No blank line: where a stream has `id:` lines, the official client takes one for an event without data."""
 PING = b": ping\n\n"
@@ -42,11 +40,6 @@ def error_frame(error: bytes) -> bytes:
 def with_turn(payload: Payload, turn: bytes) -> Payload:
     """The payload with the full turn as its last member."""
     return payload[:-1] + b',"turn":' + turn + b"}"
-
-
-def is_next(entries: list[Entry], after: int) -> bool:
-    """Whether a batch goes on where the reader stands."""
-    return entries[0].seq == after + 1
 
 
 def _one_line(text: bytes) -> bytes:

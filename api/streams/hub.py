@@ -2,7 +2,8 @@
 
 Workers publish which turns' logs grew; the hub reads just those, in one round trip, and hands the entries to
 whoever follows. While it reads, the next changes gather: it coalesces when it is behind, and an idle hub delivers at
-once. Once a second it looks at all followed turns, so that a lost notice costs a second and nothing else.
+once. Once a second it looks at all followed turns, so that a lost notice costs a second and nothing else. Every few
+seconds it sees whether the logs still hold what was read of them: a failover of the store may have lost their ends.
 
 Written on `threading`, which gevent makes greenlets of in the server.
 """
@@ -17,15 +18,21 @@ from types import TracebackType
 from redis import Redis
 from redis.exceptions import RedisError
 
+from api.streams.cursor import Cursor
+from api.streams.story import goes_on, may_come_back, read_from
 from shared.errors import StoreError
 from shared.events import Entry
 from shared.ids import SHARDS, TurnRef
+from shared.log.blobs import BlobGone
 from shared.log.keys import Keys
 from shared.log.reader import LogReader
 
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
+_CHECK_S = 3.0
+_PATIENCE = 2
+"""So many checks an id may be missing where its writer may write it again: it finds the store within some seconds."""
 _STREAMS_PER_READ = 500
 _ENTRIES_PER_STREAM = 500
 _BUFFER_ENTRIES = 1000
@@ -40,9 +47,11 @@ class HubClosed(Exception):
 class Subscription:
     """One client's view of one turn. Use as a context manager."""
 
-    def __init__(self, *, hub: "TailHub", ref: TurnRef) -> None:
+    def __init__(self, *, hub: "TailHub", ref: TurnRef, position: Cursor) -> None:
         self._hub = hub
         self.ref = ref
+        self.position = position
+        """Behind the last event that the client was handed."""
         self._entries: deque[Entry] = deque()
         self._overrun = False
         self._signal = threading.Event()
@@ -58,10 +67,15 @@ class Subscription:
     def push(self, entries: list[Entry]) -> None:
         """Hand over new entries. Never waits: past the bound they are dropped and the client re-reads."""
         if len(self._entries) + len(entries) > _BUFFER_ENTRIES:
-            self._entries.clear()
-            self._overrun = True
+            self.look_again()
         elif not self._overrun:
             self._entries.extend(entries)
+        self._signal.set()
+
+    def look_again(self) -> None:
+        """Have the client read the log itself, and so see whether it still tells the same story."""
+        self._entries.clear()
+        self._overrun = True
         self._signal.set()
 
     def wake(self) -> None:
@@ -85,14 +99,24 @@ class Subscription:
 
 
 class _Topic:
-    """A followed turn: how far the hub has read it, and who follows."""
+    """A followed turn: how far the hub has read it, who follows, and for how many checks an id has been missing."""
 
-    __slots__ = ("last", "ref", "subscriptions")
+    __slots__ = ("last", "misses", "ref", "subscriptions")
 
-    def __init__(self, ref: TurnRef, last: int) -> None:
+    def __init__(self, ref: TurnRef, last: Cursor) -> None:
         self.ref = ref
         self.last = last
+        self.misses = 0
         self.subscriptions: set[Subscription] = set()
+
+    def positions(self) -> set[Cursor]:
+        """What the log must hold: mostly one id, that of its last event."""
+        found = {self.last, *(subscription.position for subscription in list(self.subscriptions))}
+        return {position for position in found if position.epoch is not None}
+
+    def look_again(self) -> None:
+        for subscription in list(self.subscriptions):
+            subscription.look_again()
 
 
 class TailHub:
@@ -109,29 +133,31 @@ class TailHub:
         self._threads: list[threading.Thread] = []
         self.closed = False
 
-    def follow(self, ref: TurnRef, *, after: int, idle_s: float) -> Iterator[list[Entry]]:
-        """Entries after a seq, in batches, for ever; an empty batch after each `idle_s` seconds of silence.
+    def follow(self, ref: TurnRef, *, after: Cursor, idle_s: float) -> Iterator[list[Entry]]:
+        """Entries after a cursor, in batches, for ever; an empty batch after each `idle_s` seconds of silence.
 
-        A batch whose first seq is not the next one means that the log was lost in part: the caller resets.
-        Raises HubClosed and StoreError.
+        Raises StoryLost as soon as the log is known not to hold the last one handed out (or the cursor's own),
+        HubClosed and StoreError.
         """
-        cursor = after
-        with self._join(ref, cursor) as subscription:
+        with self._join(ref, after) as subscription:
+            cursor = after
             while True:
-                page = self._reader.entries(ref, after=cursor, count=_PAGE)
-                while page:
-                    cursor = page[-1].seq
-                    yield page
+                full = True
+                while full:
+                    page = read_from(self._reader, ref, cursor, count=_PAGE)
+                    # A page that is not full was the last one: what came since then is in the subscription.
+                    full = len(page) == _PAGE
+                    fresh = page if cursor.seq == 0 else page[1:]
+                    cursor = subscription.position = Cursor.at(page[-1])
+                    if fresh:
+                        yield fresh
                     if self.closed:
                         raise HubClosed
-                    # A page that is not full was the last one: what came since then is in the subscription.
-                    page = self._reader.entries(ref, after=cursor, count=_PAGE) if len(page) == _PAGE else []
-                while (batch := subscription.take(idle_s)) is not None:
-                    fresh = [entry for entry in batch if entry.seq > cursor]
-                    if fresh and fresh[0].seq != cursor + 1:
-                        break
+                # Where another claim has written, the log itself is asked, once, whether it goes on from here.
+                while (batch := subscription.take(idle_s)) is not None and goes_on(cursor, batch):
+                    fresh = [entry for entry in batch if entry.seq > cursor.seq]
                     if fresh:
-                        cursor = fresh[-1].seq
+                        cursor = subscription.position = Cursor.at(fresh[-1])
                     if fresh or not batch:
                         yield fresh
 
@@ -152,12 +178,12 @@ class TailHub:
                 if not topic.subscriptions:
                     del self._topics[subscription.ref.member]
 
-    def _join(self, ref: TurnRef, cursor: int) -> Subscription:
+    def _join(self, ref: TurnRef, cursor: Cursor) -> Subscription:
         """Join before reading the log: what comes in between is then in the buffer, or in the log, or in both."""
         if self.closed:
             raise HubClosed
         self._start()
-        subscription = Subscription(hub=self, ref=ref)
+        subscription = Subscription(hub=self, ref=ref, position=cursor)
         with self._lock:
             topic = self._topics.setdefault(ref.member, _Topic(ref, cursor))
             topic.subscriptions.add(subscription)
@@ -190,33 +216,77 @@ class TailHub:
                 time.sleep(_SWEEP_S)
 
     def _read(self) -> None:
-        next_sweep = time.monotonic() + _SWEEP_S
+        next_sweep = next_check = time.monotonic()
         while not self.closed:
             self._wake.wait(max(0.0, next_sweep - time.monotonic()))
             self._wake.clear()
             changed, self._changed = self._changed, set()
-            if time.monotonic() >= next_sweep:
+            now = time.monotonic()
+            if now >= next_sweep:
                 changed = set(self._topics)
-                next_sweep = time.monotonic() + _SWEEP_S
+                next_sweep = now + _SWEEP_S
             try:
-                self._deliver([topic for member in changed if (topic := self._topics.get(member)) is not None])
+                for topics in _chunks([topic for member in changed if (topic := self._topics.get(member)) is not None]):
+                    self._deliver(topics)
+                if now >= next_check:
+                    next_check = now + _CHECK_S
+                    for topics in _chunks(list(self._topics.values())):
+                        self._check(topics)
             except StoreError as error:
                 logger.warning("tails wait for the store: %s", error)
 
     def _deliver(self, topics: list[_Topic]) -> None:
-        for start in range(0, len(topics), _STREAMS_PER_READ):
-            chunk = topics[start : start + _STREAMS_PER_READ]
-            cursors = [(topic.ref, topic.last) for topic in chunk]
+        cursors = [(topic.ref, topic.last.seq) for topic in topics]
+        try:
             pages = self._reader.entries_many(cursors, count=_ENTRIES_PER_STREAM)
-            for topic, page in zip(chunk, pages, strict=True):
-                self._hand_over(topic, page)
+        except BlobGone:
+            # A sweep is at one of them. Which one, its followers find out by themselves; the others read on.
+            for topic in topics:
+                topic.look_again()
+            return
+        for topic, page in zip(topics, pages, strict=True):
+            self._hand_over(topic, page)
 
     def _hand_over(self, topic: _Topic, page: list[Entry]) -> None:
         if not page:
             return
-        topic.last = page[-1].seq
+        topic.last = Cursor.at(page[-1])
         for subscription in list(topic.subscriptions):
             subscription.push(page)
         if len(page) == _ENTRIES_PER_STREAM:
             self._changed.add(topic.ref.member)
             self._wake.set()
+
+    def _check(self, topics: list[_Topic]) -> None:
+        """See that the logs hold what was read of them: one small range per turn, all in one round trip."""
+        asked = [(topic, position) for topic in topics for position in topic.positions()]
+        held = self._reader.holds([(topic.ref, position.id) for topic, position in asked])
+        missing: dict[_Topic, list[Cursor]] = {topic: [] for topic in topics}
+        for (topic, position), is_held in zip(asked, held, strict=True):
+            if not is_held:
+                missing[topic].append(position)
+        lossy = [topic for topic in topics if missing[topic]]
+        for topic in set(topics).difference(lossy):
+            topic.misses = 0
+        ends = [Cursor.parse(last_id) for last_id in self._reader.last_ids([topic.ref for topic in lossy])]
+        lost = [topic for topic, end in zip(lossy, ends, strict=True) if self._is_lost(topic, missing[topic], end)]
+        for topic in lost:
+            topic.look_again()
+        if lost:
+            logger.warning(
+                "the store has lost events that were read: of %d turns, such as %s", len(lost), lost[0].ref.turn_id
+            )
+
+    def _is_lost(self, topic: _Topic, missing: list[Cursor], end: Cursor) -> bool:
+        """Read on from the log's real end. True once what is missing cannot come back, or has not in a while."""
+        if topic.last in missing:
+            topic.last = end
+        topic.misses += 1
+        if topic.misses <= _PATIENCE and all(may_come_back(position, end) for position in missing):
+            return False
+        topic.misses = 0
+        return True
+
+
+def _chunks(topics: list[_Topic]) -> Iterator[list[_Topic]]:
+    return (topics[start : start + _STREAMS_PER_READ] for start in range(0, len(topics), _STREAMS_PER_READ))

@@ -9,10 +9,13 @@ from api.streams import frames
 from api.streams.cursor import Cursor
 from api.streams.hub import HubClosed, TailHub
 from api.streams.rebuilt import rebuilt_events
+from api.streams.story import StoryLost, read_from
 from api.streams.views import TurnViews
 from shared.errors import NotFound
 from shared.events import TERMINAL_EVENTS, Entry, Json
+from shared.fold import fold
 from shared.ids import TurnRef
+from shared.log.blobs import BlobGone
 from shared.log.reader import LogReader, TurnRow
 from shared.status import RESTING, TERMINAL
 
@@ -23,6 +26,9 @@ _CLIENT_TYPES = frozenset(
     {"turn_start", "step_start", "step_progress", "step_complete", "turn_complete", "turn_awaiting_input"}
 )
 """The event types that the official client knows."""
+_LOOK_AGAIN_S = 0.2
+_READ_IT = "read it with GET, or tail its events."
+_GONE = "The store does not have this turn any more: it was deleted, or lost in a failover. Then submit it again."
 
 
 class Tails:
@@ -45,29 +51,28 @@ class Tails:
         Raises InvalidRequest for a cursor that is none, NotFound for a turn that is not there.
         """
         cursor, row = Cursor.parse(after), self._row(ref)
-        if row.status in TERMINAL and not self._reader.has_events(ref):
-            return self._rebuilt(ref, cursor)
-        if self._is_stale(ref, cursor, row):
-            return self._reset(ref, heartbeat_s)
-        if row.status in TERMINAL and cursor.seq == row.last:
-            return None
-        return self._tail(ref, cursor.seq, heartbeat_s)
+        if row.status in TERMINAL:
+            if not self._reader.has_events(ref):
+                return self._rebuilt(ref, cursor)
+            if cursor.seq == row.last and (cursor.epoch is None or all(self._reader.holds([(ref, cursor.id)]))):
+                return None
+        return self._tail(ref, cursor, heartbeat_s)
 
     def events_page(self, ref: TurnRef, *, after: str | None, wait_s: float, limit: int) -> Json:
         """The JSON form: `{data: [{seq, id, event}], last_id, status, has_more}`, for `orjson.dumps`."""
         cursor, row = Cursor.parse(after), self._row(ref)
         if row.status in TERMINAL and not self._reader.has_events(ref):
             return self._rebuilt_page(ref, cursor)
-        if self._is_stale(ref, cursor, row):
-            entry_id, payload = self._reset_payload(ref)
-            item = _item(int(entry_id.partition("-")[0]), entry_id, payload)
-            return {"data": [item], "last_id": entry_id, "status": row.status, "has_more": True}
-        entries = self._reader.entries(ref, after=cursor.seq, count=limit + 1)
-        if not entries and wait_s > 0 and row.status not in TERMINAL:
-            entries = self._wait_for_entries(ref, cursor.seq, wait_s)[: limit + 1]
-        page = entries[:limit]
+        try:
+            entries = self._entries(ref, cursor, limit + 1, wait_s=0 if row.status in TERMINAL else wait_s)
+            page = entries[:limit]
+            data = [_item(entry.seq, entry.id, self._payload(ref, entry)) for entry in page]
+        except StoryLost:
+            return self._reset_page(ref, cursor)
+        except BlobGone:
+            raise _not_found(ref) from None
         return {
-            "data": [_item(entry.seq, entry.id, self._payload(ref, entry)) for entry in page],
+            "data": data,
             "last_id": page[-1].id if page else (after or "0"),
             "status": self._row(ref).status,
             "has_more": len(entries) > limit,
@@ -77,7 +82,7 @@ class Tails:
         """The stream of POST (create, resume): what the official client reads, until the turn ends or rests."""
         yield frames.PING  # a byte at once: a timeout before the first one makes SDKs post again
         try:
-            for batch in self._hub.follow(ref, after=after_seq, idle_s=HEARTBEAT_S):
+            for batch in self._hub.follow(ref, after=Cursor(after_seq), idle_s=HEARTBEAT_S):
                 if not batch:
                     yield frames.PING
                 shown, rests = self._client_frames(ref, batch)
@@ -86,22 +91,24 @@ class Tails:
                 if rests:
                     return
         except HubClosed:
-            message = "The server restarts. The turn goes on: read it with GET, or tail its events."
-            yield frames.error_frame(orjson.dumps({"message": message, "code": "restarting", "turn_id": ref.turn_id}))
+            yield _failure(ref, "restarting", f"The server restarts. The turn goes on: {_READ_IT}")
+        except (StoryLost, BlobGone):
+            if self._found(ref) is None:
+                yield _failure(ref, "turn_lost", _GONE)
+            else:
+                lost = "The store has lost events of this turn in a failover."
+                yield _failure(ref, "events_lost", f"{lost} It goes on without them: {_READ_IT}")
 
     def wait_resting(self, ref: TurnRef, timeout_s: float | None) -> Iterator[None]:
-        """Yields every 15 s at the latest while the turn works; ends when it rests, or after `timeout_s`."""
-        row = self._row(ref)
+        """Yields every 15 s at the latest while the turn works; ends when it rests, or after `timeout_s`.
+
+        Raises NotFound where the turn is gone.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        if row.status in RESTING:
-            return
-        idle_s = HEARTBEAT_S if timeout_s is None else min(HEARTBEAT_S, max(timeout_s, 0.001))
         last_yield = time.monotonic()
         try:
-            for batch in self._hub.follow(ref, after=row.last, idle_s=idle_s):
-                if any(entry.event_type in _RESTING_EVENTS for entry in batch):
-                    return
-                if deadline is not None and time.monotonic() >= deadline:
+            for rests in self._until_rest(ref, deadline):
+                if rests or (deadline is not None and time.monotonic() >= deadline):
                     return
                 if time.monotonic() - last_yield >= HEARTBEAT_S:
                     last_yield = time.monotonic()
@@ -109,45 +116,77 @@ class Tails:
         except HubClosed:
             return
 
-    def _tail(self, ref: TurnRef, after: int, heartbeat_s: float) -> Iterator[bytes]:
-        cursor = after
-        try:
-            for batch in self._hub.follow(ref, after=cursor, idle_s=heartbeat_s):
-                if not batch:
-                    yield frames.PING_WITH_IDS
-                elif not frames.is_next(batch, cursor):
-                    yield from self._reset(ref, heartbeat_s)
-                    return
-                else:
-                    yield b"".join(frames.frame(e.id, e.event_type, self._payload(ref, e)) for e in batch)
-                    cursor = batch[-1].seq
-                    if batch[-1].event_type in TERMINAL_EVENTS:
+    def _until_rest(self, ref: TurnRef, deadline: float | None) -> Iterator[bool]:
+        """Whether the turn rests, with each batch of events. Where its log has lost some, the row is asked again."""
+        while (row := self._row(ref)).status not in RESTING:
+            left = HEARTBEAT_S if deadline is None else max(deadline - time.monotonic(), 0.001)
+            try:
+                for batch in self._hub.follow(ref, after=Cursor(row.last), idle_s=min(HEARTBEAT_S, left)):
+                    yield any(entry.event_type in _RESTING_EVENTS for entry in batch)
+            except StoryLost:
+                yield False
+                time.sleep(_LOOK_AGAIN_S)
+        yield True
+
+    def _tail(self, ref: TurnRef, after: Cursor, heartbeat_s: float) -> Iterator[bytes]:
+        """Events to the turn's end. Where the log tells another story: a reset, and on from there."""
+        cursor, reason = after, "unknown_cursor"
+        while True:
+            try:
+                for batch in self._hub.follow(ref, after=cursor, idle_s=heartbeat_s):
+                    reason = "events_lost"
+                    yield self._frames(ref, batch)
+                    if batch and batch[-1].event_type in TERMINAL_EVENTS:
                         return
-        except HubClosed:
-            yield frames.RESTARTING
+            except HubClosed:
+                yield frames.RESTARTING
+                return
+            except BlobGone:
+                reset = None
+            except StoryLost:
+                reset = self._reset(ref, reason)
+            if reset is None:
+                yield from self._without_log(ref, after)
+                return
+            cursor, payload = reset
+            yield frames.frame(cursor.id, "reset", payload)
 
-    def _is_stale(self, ref: TurnRef, cursor: Cursor, row: TurnRow) -> bool:
-        """Whether the cursor belongs to a story that the log does not tell."""
-        if cursor.seq == 0:
-            return False
-        if cursor.seq > row.last:
-            return True
-        if cursor.epoch is None:
-            return False
-        entry = self._reader.entry(ref, cursor.seq)
-        return entry is None or entry.epoch != cursor.epoch
+    def _frames(self, ref: TurnRef, batch: list[Entry]) -> bytes:
+        if not batch:
+            return frames.PING_WITH_IDS
+        return b"".join(frames.frame(entry.id, entry.event_type, self._payload(ref, entry)) for entry in batch)
 
-    def _reset(self, ref: TurnRef, heartbeat_s: float) -> Iterator[bytes]:
-        entry_id, payload = self._reset_payload(ref)
-        yield frames.frame(entry_id, "reset", payload)
-        yield from self._tail(ref, int(entry_id.partition("-")[0]), heartbeat_s)
+    def _reset(self, ref: TurnRef, reason: str) -> tuple[Cursor, bytes] | None:
+        """A snapshot up to the last event before the turn's end, so that its end still comes as an event.
 
-    def _reset_payload(self, ref: TurnRef) -> tuple[str, bytes]:
-        """A snapshot up to the last event before the turn's end, so that its end still comes as an event."""
-        entries = [e for e in self._reader.all_entries(ref) if e.event_type not in TERMINAL_EVENTS]
-        state = self._reader.state(ref, upto=entries[-1].seq)
-        payload = {"event_type": "reset", "reason": "unknown_cursor", "turn": state.as_turn()}
-        return entries[-1].id, orjson.dumps(payload)
+        None where there is no log.
+        """
+        try:
+            entries = [e for e in self._reader.all_entries(ref) if e.event_type not in TERMINAL_EVENTS]
+        except BlobGone:
+            return None
+        if not entries:
+            return None
+        payload = {"event_type": "reset", "reason": reason, "turn": fold(entries).as_turn()}
+        return Cursor.at(entries[-1]), orjson.dumps(payload)
+
+    def _reset_page(self, ref: TurnRef, cursor: Cursor) -> Json:
+        row, reset = self._row(ref), self._reset(ref, "unknown_cursor")
+        if reset is None:
+            if row.status in TERMINAL:
+                return self._rebuilt_page(ref, cursor)
+            raise _not_found(ref)
+        at, payload = reset
+        return {"data": [_item(at.seq, at.id, payload)], "last_id": at.id, "status": row.status, "has_more": True}
+
+    def _without_log(self, ref: TurnRef, cursor: Cursor) -> Iterator[bytes]:
+        """The last words of a tail whose log is not there any more."""
+        row = self._found(ref)
+        if row is not None and row.snapshot is not None:
+            yield from self._rebuilt(ref, cursor)
+            return
+        payload = {"event_type": "turn_lost", "turn_id": ref.turn_id, "message": _GONE}
+        yield frames.frame("", "turn_lost", orjson.dumps(payload))
 
     def _payload(self, ref: TurnRef, entry: Entry) -> bytes:
         """The payload on its way out: frames of an end or a rest are completed with the turn."""
@@ -189,11 +228,20 @@ class Tails:
         names = {"step_type": step["step_type"], "step_id": step["step_id"]}
         return frames.data_frame(orjson.dumps({"event_type": "step_complete", **names, "step_details": step}))
 
-    def _wait_for_entries(self, ref: TurnRef, after: int, wait_s: float) -> list[Entry]:
+    def _entries(self, ref: TurnRef, cursor: Cursor, count: int, *, wait_s: float) -> list[Entry]:
+        """What comes after the cursor, waited for. Raises StoryLost."""
+        page = self._after(ref, cursor, count)
+        if page or wait_s <= 0:
+            return page
         try:
-            return next(self._hub.follow(ref, after=after, idle_s=wait_s), [])
+            batch = next(self._hub.follow(ref, after=cursor, idle_s=wait_s), [])
         except HubClosed:
             return []
+        return batch[:count] or self._after(ref, cursor, count)
+
+    def _after(self, ref: TurnRef, cursor: Cursor, count: int) -> list[Entry]:
+        page = read_from(self._reader, ref, cursor, count=count + 1)
+        return page[:count] if cursor.seq == 0 else page[1:]
 
     def _rebuilt(self, ref: TurnRef, cursor: Cursor) -> Iterator[bytes]:
         turn = orjson.loads(self._views.snapshot(ref))
@@ -216,10 +264,25 @@ class Tails:
         return {"data": data, "last_id": None, "status": turn["status"], "has_more": False}
 
     def _row(self, ref: TurnRef) -> TurnRow:
-        row = self._reader.row(ref)
+        row = self._found(ref)
         if row is None:
-            raise NotFound("turn", ref.turn_id, listing="GET /v1/agents/{agent_id}/session/{session_id}")
+            raise _not_found(ref)
         return row
+
+    def _found(self, ref: TurnRef) -> TurnRow | None:
+        try:
+            return self._reader.row(ref)
+        except BlobGone:
+            return None  # a sweep has just removed the turn
+
+
+def _not_found(ref: TurnRef) -> NotFound:
+    return NotFound("turn", ref.turn_id, listing="GET /v1/agents/{agent_id}/session/{session_id}")
+
+
+def _failure(ref: TurnRef, code: str, message: str) -> bytes:
+    """The frame that ends a POST's stream before its turn has ended."""
+    return frames.error_frame(orjson.dumps({"message": message, "code": code, "turn_id": ref.turn_id}))
 
 
 def _item(seq: int | None, entry_id: str | None, payload: bytes) -> Json:

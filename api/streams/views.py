@@ -6,6 +6,7 @@ import orjson
 
 from shared.events import Json
 from shared.ids import TurnRef
+from shared.log.blobs import BlobGone
 from shared.log.reader import LogReader, TurnRow
 from shared.status import TurnStatus
 
@@ -18,7 +19,10 @@ class TurnViews:
 
     def turn(self, ref: TurnRef) -> Json | None:
         """The turn as it is now, partial steps included; None where there is none."""
-        return self.turns([ref])[0]
+        try:
+            return self.turns([ref])[0]
+        except BlobGone:
+            return None  # a sweep has just removed it
 
     def turns(self, refs: Sequence[TurnRef]) -> list[Json | None]:
         """Turns in the order of `refs`. One round trip for those that have ended."""

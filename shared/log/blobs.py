@@ -21,6 +21,10 @@ class Stored(NamedTuple):
     value: bytes
 
 
+class BlobGone(KeyError):
+    """There is no such value: a sweep removes a deleted turn's, also from under who reads its log."""
+
+
 class BlobStore(ABC):
     """Keeps large values of turns. Names are content hashes, so that a repeated put is harmless."""
 
@@ -30,7 +34,7 @@ class BlobStore(ABC):
 
     @abstractmethod
     def get(self, ref: TurnRef, name: str) -> bytes:
-        """The value. Raises KeyError where there is none."""
+        """The value. Raises BlobGone where there is none."""
 
     @abstractmethod
     def delete(self, ref: TurnRef) -> None:
@@ -60,7 +64,7 @@ class RedisBlobs(BlobStore):
         with translated():
             value = self._client.hget(self._keys.turn(ref).blobs, name)
         if value is None:
-            raise KeyError(name)
+            raise BlobGone(name)
         return bytes(value)  # type: ignore[arg-type]
 
     def delete(self, ref: TurnRef) -> None:

@@ -97,6 +97,20 @@ class LogReader:
         page = self.entries(ref, after=seq - 1, count=1)
         return page[0] if page and page[0].seq == seq else None
 
+    def holds(self, ids: Sequence[tuple[TurnRef, str]]) -> list[bool]:
+        """Whether each turn's log holds the entry of this public id, in one round trip."""
+        pipe = self._client.pipeline(transaction=False)
+        for ref, entry_id in ids:
+            pipe.xrange(self._keys.turn(ref).events, entry_id, entry_id)
+        return [bool(reply) for reply in _execute(pipe)]
+
+    def last_ids(self, refs: Sequence[TurnRef]) -> list[str | None]:
+        """The public id of each log's last entry, None where there is no log, in one round trip."""
+        pipe = self._client.pipeline(transaction=False)
+        for ref in refs:
+            pipe.xrevrange(self._keys.turn(ref).events, count=1)
+        return [reply[0][0].decode() if reply else None for reply in _execute(pipe)]
+
     def private(self, ref: TurnRef) -> list[PrivateEntry]:
         """The whole private record."""
         reply = _read(self._client.xrange, self._keys.turn(ref).private)
