@@ -72,7 +72,7 @@ def build_services(settings: Settings, front: FrontConfig) -> Services:
     sessions = SessionStore(client=client, keys=keys, log=log)
     registry = RegistryStore(client=client, keys=keys, digest=front.digest)
     registrations = RegistrationStore(client=client, keys=keys)
-    app = celery_app(settings.broker_url)
+    app = celery_app(settings.broker_url, prefix=settings.key_prefix)
     # Each call holds a connection for as long as it waits: with a pool of their own they take none from turns.
     waiting = connect(settings.redis_url, max_connections=_WAITING_CALLS)
     return Services(

@@ -1,27 +1,42 @@
 """Hints: Celery messages that say "somebody look at this turn". The log decides everything else."""
 
 import logging
+import socket
+import threading
+from collections import deque
+from typing import Any
 
 from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
 from shared.ids import TurnRef
-from shared.queues import QUEUES, TURNS_QUEUE
+from shared.queues import QUEUES, TURNS_QUEUE, broker_name
 
 RUN_TURN = "turnstone.run_turn"
 CALL = "turnstone.call"
 
 logger = logging.getLogger(__name__)
 
+_MOST_WAITING = 20_000
+"""Beyond it the oldest are forgotten: the reaper repeats them."""
+_HEARTBEAT_S = 30
+"""Of AMQP connections. One that is dead, and says so to nobody, is given up after two of them."""
+_TCP_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
-def celery_app(broker_url: str) -> Celery:
-    """The Celery application that both rooms use: early acks, no results, nothing that nobody reads."""
+
+def celery_app(broker_url: str, *, prefix: str) -> Celery:
+    """The Celery application that both rooms use: early acks, no results, nothing that nobody reads.
+
+    `prefix` is the installation's: its queues bear it, and are found by their short names too.
+    """
     app = Celery("turnstone", broker=broker_url, set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
-        task_default_queue=TURNS_QUEUE,
-        task_queues=[_queue(name, broker_url) for name in QUEUES],
+        task_default_queue=broker_name(TURNS_QUEUE, prefix),
+        # Every message names its queue: no exchange to declare, and none to share with other installations.
+        task_default_exchange="",
+        task_queues=[_queue(name, prefix, broker_url) for name in QUEUES],
         task_acks_late=False,
         worker_send_task_events=False,
         worker_enable_remote_control=False,
@@ -29,51 +44,131 @@ def celery_app(broker_url: str) -> Celery:
         broker_connection_retry_on_startup=True,
         # For ever: a worker whose broker is away goes on with the turns that it has.
         broker_connection_max_retries=None,
+        # RabbitMQ closes the channel of a consumer that holds a message for half an hour: a worker that was full for so
+        # long connects anew.
+        broker_channel_error_retry=True,
+        worker_enable_prefetch_count_reduction=False,
+        broker_heartbeat=_HEARTBEAT_S,
         # For late acks only, and ours are early; said because a warning asks for it whenever the broker is lost.
         worker_cancel_long_running_tasks_on_connection_loss=True,
-        broker_transport_options={
-            "socket_timeout": 10,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
-            "health_check_interval": 30,
-            # A publisher tries to connect twice, at once: by default it would sit out six seconds.
-            "max_retries": 1,
-            "interval_start": 0,
-            "interval_step": 0,
-        },
+        broker_transport_options=_transport_options(broker_url),
         # Only we publish here; anything else than JSON is not ours.
         accept_content=["json"],
     )
     return app
 
 
-def _queue(name: str, broker_url: str) -> Queue:
-    """A hint that is lost is repeated by the reaper, and a call by its client: nobody needs a record of
-    unacknowledged ones.
+def _forgets(broker_url: str) -> bool:
+    """Whether the broker shall forget a message as it delivers it.
 
-    In Redis it would be two transactions before a turn's claim. RabbitMQ would push all it has at a consumer that does
-    not acknowledge.
+    A hint that is lost is repeated by the reaper, and a call by its client: nobody needs a record of unacknowledged
+    ones. In Redis it would be two transactions before a turn's claim. RabbitMQ would push all it has at a consumer that
+    does not acknowledge.
     """
-    return Queue(name, no_ack=broker_url.startswith(("redis", "sentinel")))  # type: ignore[no-untyped-call]
+    return broker_url.startswith(("redis", "sentinel"))
+
+
+def _queue(name: str, prefix: str, broker_url: str) -> Queue:
+    """On RabbitMQ a replicated one: it outlives the loss of a node."""
+    return Queue(  # type: ignore[no-untyped-call]
+        broker_name(name, prefix),
+        alias=name,
+        no_ack=_forgets(broker_url),
+        queue_arguments={"x-queue-type": "quorum"} if broker_url.startswith("amqp") else None,
+    )
+
+
+def _transport_options(broker_url: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        # A publisher tries to connect twice, at once: by default it would sit out six seconds.
+        "max_retries": 1,
+        "interval_start": 0,
+        "interval_step": 0,
+    }
+    if broker_url.startswith("amqp"):
+        return options
+    return options | {
+        "socket_timeout": 10,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        # Not every system has all of them.
+        "socket_keepalive_options": {
+            getattr(socket, name): value for name, value in _TCP_KEEPALIVE.items() if hasattr(socket, name)
+        },
+        "health_check_interval": 30,
+    }
 
 
 class Hints:
-    """Publishes hints. A failure is logged and ignored: the reaper sends the hint again."""
+    """Publishes hints, in a thread (a greenlet in the rooms) of its own: no turn and no submit waits for the broker.
+
+    A hint that cannot be published is forgotten: the reaper sends it again. RabbitMQ is not asked to confirm hints: it
+    would cost a round trip for each, and what a confirmation finds out the reaper finds out too.
+    """
 
     def __init__(self, *, app: Celery) -> None:
         self._app = app
+        self._waiting: deque[str] = deque(maxlen=_MOST_WAITING)
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._at_work = False
+        self._broker_away = False
 
     def warm(self) -> None:
         """Connect now, so that the first turn does not wait for it."""
-        try:
-            with self._app.producer_or_acquire() as producer:
-                producer.connection.ensure_connection(max_retries=1)
-                producer.channel  # noqa: B018 - opened by being asked for
-        except (OperationalError, OSError) as error:
-            logger.warning("broker not reached yet: %s", error)
+        with self._changed:
+            self._start()
 
     def send(self, ref: TurnRef) -> None:
+        """Publish a hint soon. Returns at once, whatever the broker does."""
+        with self._changed:
+            self._waiting.append(ref.member)
+            self._start()
+            self._changed.notify_all()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until nothing waits to be published; whether that was so in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._waiting or self._at_work), seconds)
+
+    def _start(self) -> None:
+        """With the first use: after gunicorn has forked."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        self._guarded(self._connect)
+        while True:
+            with self._changed:
+                self._at_work = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: bool(self._waiting))
+                member = self._waiting.popleft()
+                self._at_work = True
+            self._guarded(self._publish, member)
+
+    def _guarded(self, act: Any, *args: str) -> None:
         try:
-            self._app.send_task(RUN_TURN, args=(ref.member,), queue=TURNS_QUEUE, retry=False)
+            act(*args)
         except (OperationalError, OSError) as error:
-            logger.warning("hint for turn %s not published (the reaper will): %s", ref.turn_id, error)
+            if not self._broker_away:
+                logger.warning("hints are not published (the reaper repeats them): %s", error)
+            self._broker_away = True
+        except Exception:
+            # The boundary of the thread: without it no hint would be published any more.
+            logger.exception("a hint is not published (the reaper repeats it)")
+        else:
+            if self._broker_away:
+                logger.info("the broker is back: hints are published again")
+            self._broker_away = False
+
+    def _connect(self) -> None:
+        with self._app.producer_or_acquire() as producer:
+            producer.connection.ensure_connection(max_retries=1)
+            producer.channel  # noqa: B018 - opened by being asked for
+
+    def _publish(self, member: str) -> None:
+        # Once more where the connection proves to be dead.
+        again = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
+        self._app.send_task(RUN_TURN, args=(member,), queue=TURNS_QUEUE, retry=True, retry_policy=again)

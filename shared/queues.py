@@ -5,3 +5,8 @@ TURNS_QUEUE = "turns"
 CALLS_QUEUE = "calls"
 """Calls whose clients wait: a turn pool that is full must not keep them waiting."""
 QUEUES = (TURNS_QUEUE, CALLS_QUEUE)
+
+
+def broker_name(queue: str, prefix: str) -> str:
+    """What a queue is called at the broker, which installations with other prefixes may share."""
+    return f"{prefix}.{queue}"

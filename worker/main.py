@@ -4,13 +4,11 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from celery import Celery, signals
 from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
-from celery.worker.consumer import Consumer
 
 from shared import logs
 from shared.errors import ConfigError
@@ -20,10 +18,9 @@ from shared.runconfig import RunConfig, load
 from shared.runconfig.secrets import secret_values
 from shared.settings import LogSettings, Settings
 from worker.calls_runtime import CallsRuntime
+from worker.hint_consumer import HintConsumer
 from worker.hint_request import request_class
 from worker.runtime import Runtime
-
-BROKER_RETRY_S = 2
 
 
 def main() -> None:
@@ -33,7 +30,7 @@ def main() -> None:
         logs.configure(LogSettings.from_env())
         config = load(settings.config_path, os.environ)
         logs.conceal(secret_values([config.model_dump(), settings.redis_url, settings.broker_url]))
-        app = celery_app(settings.broker_url)
+        app = celery_app(settings.broker_url, prefix=settings.key_prefix)
         room = ROOMS[settings.queue]
         runtime = room.runtime(settings=settings, config=config, app=app)
     except ConfigError as error:
@@ -41,7 +38,7 @@ def main() -> None:
         sys.exit(os.EX_CONFIG)
     # Celery warns root against pickled messages; ours are JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    app.conf.worker_consumer = _Consumer
+    app.conf.worker_consumer = HintConsumer
     # It announces its end on standard output, in a form of its own.
     celery_worker.safe_say = lambda *_: None
     app.task(name=room.task, Request=request_class(app))(runtime.run)
@@ -74,14 +71,6 @@ class Served:
 
 
 ROOMS = {TURNS_QUEUE: Served(RUN_TURN, Runtime), CALLS_QUEUE: Served(CALL, CallsRuntime)}
-
-
-class _Consumer(Consumer):  # type: ignore[misc]
-    """Celery's, except that it looks for a broker that is away every two seconds, and not ever more rarely."""
-
-    def ensure_connected(self, conn: Any) -> Any:
-        conn.ensure_connection = partial(conn.ensure_connection, interval_start=BROKER_RETRY_S, interval_step=0)
-        return super().ensure_connected(conn)
 
 
 def _wire(runtime: Room) -> None:

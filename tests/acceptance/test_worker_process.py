@@ -62,7 +62,7 @@ class Bench:
     workers: list[Worker] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.hints = Hints(app=celery_app(kombu_url(self.url)))
+        self.hints = Hints(app=celery_app(kombu_url(self.url), prefix=self.kit.prefix))
         self.log = self.kit.log_with(now_us=None)
 
     def worker(self, *, lease_s: float = 15, wait: bool = True, **environ: str) -> Worker:

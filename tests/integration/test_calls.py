@@ -29,7 +29,7 @@ class Bench:
         self.keys = Keys(prefix)
         self.operations: dict[str, Operation] = {"echo": lambda payload: {"said": payload}}
         self.server = CallServer(client=client, keys=self.keys, operations=self.operations)
-        self.calls = Calls(client=client, keys=self.keys, app=celery_app("memory://"))
+        self.calls = Calls(client=client, keys=self.keys, app=celery_app("memory://", prefix="ts"))
         self.hinted: list[str] = []
         self.threads: list[threading.Thread] = []
         self.hint_with(self.server.run)
@@ -102,7 +102,7 @@ def test_a_call_that_was_given_up_is_not_made_later(bench: Bench) -> None:
 
 def test_a_broker_that_is_away_is_said_at_once(redis_url: str, key_prefix: str) -> None:
     with connect(redis_url) as client:
-        calls = Calls(client=client, keys=Keys(key_prefix), app=celery_app("redis://127.0.0.1:1/0"))
+        calls = Calls(client=client, keys=Keys(key_prefix), app=celery_app("redis://127.0.0.1:1/0", prefix="ts"))
 
         with pytest.raises(Unavailable) as refusal:
             calls.call("echo", {})
@@ -269,7 +269,7 @@ def test_a_worker_that_ends_answers_what_it_was_at(bench: Bench) -> None:
 
 def test_a_store_that_is_away_is_a_store_error(key_prefix: str) -> None:
     with connect("redis://127.0.0.1:1/0") as nobody:
-        calls = Calls(client=nobody, keys=Keys(key_prefix), app=celery_app("memory://"))
+        calls = Calls(client=nobody, keys=Keys(key_prefix), app=celery_app("memory://", prefix="ts"))
 
         with pytest.raises(StoreError):
             calls.call("echo", {})
@@ -277,7 +277,7 @@ def test_a_store_that_is_away_is_a_store_error(key_prefix: str) -> None:
 
 def test_the_hint_is_a_message_of_the_calls_queue(redis_url: str, key_prefix: str) -> None:
     sent: list[tuple[Any, ...]] = []
-    app = celery_app("memory://")
+    app = celery_app("memory://", prefix="ts")
     app.send_task = lambda name, **options: sent.append((name, options["queue"]))
     with connect(redis_url) as client, pytest.raises(Unavailable):
         Calls(client=client, keys=Keys(key_prefix), app=app).call("echo", {}, timeout_s=0.05)

@@ -18,6 +18,7 @@ from shared.hints import RUN_TURN, Hints, celery_app
 from shared.ids import TurnRef
 from shared.log.sessions import SWEEP_DELAY_S
 from shared.log.turn_log import NotClaimable
+from shared.queues import TURNS_QUEUE
 from shared.settings import kombu_url
 from worker.reaper import Reaper
 
@@ -82,9 +83,7 @@ def bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
 @pytest.fixture
 def app(redis_url: str, key_prefix: str) -> Iterator[Celery]:
     """A broker queue of the test's own."""
-    app = celery_app(kombu_url(redis_url))
-    options = {**app.conf.broker_transport_options, "global_keyprefix": f"{key_prefix}:"}
-    app.conf.broker_transport_options = options
+    app = celery_app(kombu_url(redis_url), prefix=key_prefix)
     yield app
     app.close()
 
@@ -118,7 +117,7 @@ def test_a_hint_of_the_reaper_reaches_a_worker_through_the_broker(bench: Bench, 
         seen.append(member)
         arrived.set()
 
-    with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=20):
+    with start_worker(app, queues=[TURNS_QUEUE], perform_ping_check=False, pool="solo", shutdown_timeout=20):
         bench.reaper(Hints(app=app)).look()
         assert arrived.wait(20)
 
