@@ -269,7 +269,10 @@ class LogKit:
         else:
             assert ends == [], f"{ref}: {row['status']} after {ends}"
         folded = "snapshot" in row or "snapshot_blob" in row
-        assert [seq for seq, _, _ in private] == ([] if folded else list(range(1, int(row["plast"]) + 1)))
+        kept = 0 if row["status"] == "completed" else 1  # the config, for running it again
+        assert [seq for seq, _, _ in private] == list(range(1, (kept if folded else int(row["plast"])) + 1))
+        expires = self.client.ttl(self.keys.turn(ref).private) > 0
+        assert expires == (folded and bool(kept)), f"{ref}: the config stays as long as the events"
         assert (self.client.ttl(self.keys.turn(ref).events) > 0) == folded, f"{ref}: events expire with a snapshot only"
 
     def _check_indexes(self, ref: TurnRef, row: dict[str, str], *, is_head: bool) -> None:

@@ -35,6 +35,22 @@ def test_a_finished_turn_has_its_last_events_its_snapshot_and_no_private_record(
     assert not kit.unfolded(owner.ref)
 
 
+def test_of_the_private_record_of_a_failed_or_canceled_turn_only_the_config_stays_as_long_as_the_events(
+    kit: LogKit,
+) -> None:
+    failed, canceled = kit.running(), kit.running()
+    for owner in (failed, canceled):
+        owner.append(started(), private=[("held_reply", b'{"text":"withheld"}')])
+    kit.log.cancel(canceled.ref, reason="A test.", end_running=True)
+    fold_ended(kit, canceled)
+    kit.log.fail(failed.ref, code="c", message="m")
+    fold_ended(kit, failed)
+
+    for owner in (failed, canceled):
+        assert [(one.kind, one.payload) for one in kit.reader.private(owner.ref)] == [("config", b'{"model":"m"}')]
+        assert EVENTS_TTL_S - 60 < kit.client.ttl(kit.keys.turn(owner.ref).private) <= EVENTS_TTL_S
+
+
 def test_the_events_of_a_finished_turn_expire_and_its_row_stays(kit: LogKit) -> None:
     owner = kit.running()
     assert kit.client.ttl(kit.keys.turn(owner.ref).events) == -1

@@ -7,7 +7,7 @@
 --   A script checks everything before its first write: an error in its middle is not rolled back.
 --   Turn hash: tenant session_id agent_id status schema epoch token deadline lease last plast attempts lapses
 --   lapsed released cancel hints pending digest resume_digest resume_seq created_us start_by end_by counted
---   retry_of worker snapshot snapshot_blob idempotency confirmed
+--   retry_of worker written snapshot snapshot_blob idempotency confirmed
 --   Scripts that may end a turn begin their keys with: 1 turn  2 events  3 session  4 session queue  5 due
 --   6 leases  7 limits  8 ended (turns without a snapshot)  9 queued (counts)  10 index of active turns
 --   11 index of failed turns
@@ -68,6 +68,17 @@ local function write_private(key, epoch, seq, first, count)
   return seq
 end
 
+-- Clears the private record of an ended turn. What running it again takes, the config (its first entry), stays as long as
+-- its events do, unless it completed; nothing else may: there may be what shields have held back.
+local function clear_private(key, status, keep_ms)
+  local first = status ~= 'completed' and redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+  redis.call('DEL', key)
+  if first then
+    redis.call('XADD', key, first[1], unpack(first[2]))
+    redis.call('PEXPIRE', key, keep_ms)
+  end
+end
+
 -- The keys that ending a turn takes, by name.
 local function end_keys()
   return {turn = KEYS[1], events = KEYS[2], session = KEYS[3], queue = KEYS[4], due = KEYS[5], leases = KEYS[6],
@@ -95,7 +106,7 @@ end
 -- `member` is tenant/session/turn; the next turn shares its first two parts.
 local function advance(queue, due, member, turn_id, now)
   local was_head = redis.call('LINDEX', queue, 0) == turn_id
-  redis.call('LREM', queue, 1, turn_id)
+  redis.call('LREM', queue, was_head and 1 or -1, turn_id) -- many at once are ended from the tail: looked for from there
   if not was_head then return '' end
   local next_id = redis.call('LINDEX', queue, 0)
   if not next_id then return '' end

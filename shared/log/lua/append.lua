@@ -17,7 +17,7 @@ local n_events, n_private = tonumber(ARGV[8]), tonumber(ARGV[9])
 local last = write_events(KEYS[2], turn.epoch, tonumber(turn.last), 10, n_events)
 local plast = write_private(KEYS[3], turn.epoch, tonumber(turn.plast), 10 + 4 * n_events, n_private)
 local deadline = int(now + tonumber(ARGV[6]))
-redis.call('HSET', KEYS[1], 'last', int(last), 'plast', int(plast), 'deadline', deadline)
+redis.call('HSET', KEYS[1], 'last', int(last), 'plast', int(plast), 'deadline', deadline, 'written', int(now))
 for i = 0, n_events - 1 do
   -- A finished step shows that the turn gets on: only attempts without progress count.
   if ARGV[10 + 4 * i] == 'step_complete' then redis.call('HDEL', KEYS[1], 'lapses') break end

@@ -28,7 +28,7 @@ else
   last = write_events(keys.events, turn.epoch, tonumber(turn.last), 17, count)
   redis.call('HSET', keys.turn, ARGV[11] == '1' and 'snapshot_blob' or 'snapshot', ARGV[8])
   redis.call('PEXPIRE', keys.events, ARGV[10])
-  redis.call('DEL', KEYS[12])
+  clear_private(KEYS[12], status, ARGV[10])
 end
 redis.call('HSET', keys.turn, 'status', status, 'last', int(last))
 redis.call('HDEL', keys.turn, 'deadline', 'cancel')

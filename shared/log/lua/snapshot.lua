@@ -16,6 +16,6 @@ if turn.snapshot or turn.snapshot_blob then
 end
 redis.call('HSET', KEYS[1], ARGV[4] == '1' and 'snapshot_blob' or 'snapshot', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
-redis.call('DEL', KEYS[3])
+clear_private(KEYS[3], turn.status, ARGV[5])
 redis.call('ZREM', KEYS[4], ARGV[2])
 return 'OK'
