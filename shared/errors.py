@@ -6,7 +6,8 @@ TurnstoneError
 │   ├── InvalidRequest          a field is wrong
 │   ├── Unauthorized            it carries no key that opens anything
 │   ├── NotFound                no such thing; says which call lists what exists
-│   └── Conflict                it clashes with what is there already
+│   ├── Conflict                it clashes with what is there already
+│   └── QueueFull               as many turns wait as may
 ├── Unavailable                 the service cannot do it yet, or not any more; says when to try again
 ├── StoreError                  the store cannot be reached or refuses to write
 ├── LogError                    a write to a turn's log was refused
@@ -19,6 +20,7 @@ TurnstoneError
 └── ProviderError               a provider failed; says which one, how, and what to do
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -74,13 +76,20 @@ class Conflict(RequestError):
         self.lasting = lasting
 
 
-class Unavailable(TurnstoneError):
-    """The service cannot do it yet, or not any more. `retry_after` is in seconds."""
+class QueueFull(RequestError):
+    """As many turns wait as may wait. The message names the bound."""
 
-    def __init__(self, message: str, *, code: str, retry_after: int = 1) -> None:
+
+class Unavailable(TurnstoneError):
+    """The service cannot do it yet, or not any more. `retry_after` is in seconds, `facts` are for programs."""
+
+    def __init__(
+        self, message: str, *, code: str, retry_after: int = 1, facts: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.retry_after = retry_after
+        self.facts = facts or {}
 
 
 class StoreError(TurnstoneError):

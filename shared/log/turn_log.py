@@ -9,7 +9,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.clock import now_iso
-from shared.errors import Conflict, Fenced, InvalidRequest, LogError, NotFound, StoreError, TailMismatch
+from shared.errors import Conflict, Fenced, InvalidRequest, LogError, NotFound, QueueFull, StoreError, TailMismatch
 from shared.events import (
     SCHEMA_VERSION,
     Entry,
@@ -45,7 +45,8 @@ class Terms:
 
     `strategy` is what becomes of the session's unfinished turns (None: as the session says). Times are in seconds from
     acceptance: until somebody has taken it up, and until it has ended. `counted` has it counted among its agent's
-    queued turns. `retry_of` is the turn that it repeats.
+    queued turns. `retry_of` is the turn that it repeats. `refusal` is why no new turn is taken now, if so: what was
+    accepted before is found all the same.
     """
 
     strategy: str | None = None
@@ -53,6 +54,7 @@ class Terms:
     deadline_s: float | None = None
     counted: bool = False
     retry_of: str = ""
+    refusal: str = ""
 
 
 PLAIN = Terms()
@@ -113,7 +115,8 @@ class TurnLog:
     """Writes and ends turns. One per process; safe to share between greenlets and threads.
 
     Every method raises StoreError where the store cannot be reached. `lease_s` is how long an owner may be
-    silent, `events_ttl_s` how long the events of an ended turn stay.
+    silent, `events_ttl_s` how long the events of an ended turn stay. `confirming` is for `confirm`, which keeps a
+    connection for as long as it waits: a client of its own takes none from the others.
     """
 
     def __init__(
@@ -127,10 +130,12 @@ class TurnLog:
         input_timeout_s: float = 86400,
         events_ttl_s: float = 86400,
         durability: Durability = "none",
+        confirming: Redis | None = None,
         now_us: int | None = None,
     ) -> None:
         self._durability = durability
         self._scripts = Scripts(client=client, now_us=now_us)
+        self._confirming = Scripts(client=confirming or client, now_us=now_us)
         self._keys = keys
         self._blobs = blobs or RedisBlobs(client=client, keys=keys)
         self._lease_us = int(lease_s * _SECOND_US)
@@ -152,7 +157,8 @@ class TurnLog:
         """Accept a turn into its session's queue.
 
         `digest` names the request's body. Raises NotFound for a session that is not there, InvalidRequest for an
-        idempotency key that came with another body, Conflict where the session takes one turn at a time.
+        idempotency key that came with another body, Conflict where the session takes one turn at a time, QueueFull for
+        `terms` with a refusal.
         """
         session = self._keys.session(ref.session)
         scope = self._keys.turn_idempotency(ref.session, idempotency_key) if idempotency_key else session.session
@@ -164,7 +170,7 @@ class TurnLog:
             1 if idempotency_key else 0, 1 if keyless_retry else 0, SCHEMA_VERSION,
             self._keys.channel(ref.shard), self._keys.control, terms.strategy or "",
             _in_us(terms.queue_ttl_s), _in_us(terms.deadline_s),
-            f"{ref.tenant}/{event.agent_id}" if terms.counted else "", terms.retry_of,
+            f"{ref.tenant}/{event.agent_id}" if terms.counted else "", terms.retry_of, 1 if terms.refusal else 0,
             *self._event_args(ref, [event]), CONFIG_RECORD, record.field, record.value,
         ]  # fmt: skip
         reply = self._scripts.call("accept", keys, args)
@@ -174,6 +180,9 @@ class TurnLog:
             reply = self._scripts.call(
                 "accept", [*keys, *self._ways(earlier)], [*args, *self._make_way(ref, earlier)]
             )  # fmt: skip
+        if reply[0] == b"FULL":
+            self._blobs.delete(ref)
+            raise QueueFull(terms.refusal)
         return self._accepted(ref, reply)
 
     def _ways(self, turns: Sequence[TurnRef]) -> list[str]:
@@ -193,7 +202,7 @@ class TurnLog:
         """
         if self._durability != "replicated":
             return True
-        return self._scripts.call_replicated("touch", [self._keys.turn(ref).turn], [])
+        return self._confirming.call_replicated("touch", [self._keys.turn(ref).turn], [])
 
     def _accepted(self, ref: TurnRef, reply: list[bytes]) -> Accepted:
         outcome = reply[0]
@@ -385,7 +394,7 @@ class TurnLog:
 
     def expire(self, ref: TurnRef) -> tuple[str, str | None]:
         """Look at a turn that has reached one of its limits: (`ended`, next turn) or (`nothing`, None)."""
-        events = [endings.queue_timeout(ref), endings.deadline_exceeded(ref)]
+        events = [endings.queue_timeout(ref), endings.deadline_exceeded(ref), endings.canceled(ref)]
         args = [ref.turn_id, ref.member, self._keys.channel(ref.shard), self._keys.control]
         return self._outcome("expire", ref, [*args, *self._event_args(ref, events)])
 

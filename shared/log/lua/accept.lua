@@ -9,10 +9,11 @@
 --       13 strategy where earlier turns have not ended: enqueue, reject, interrupt, rollback; '' for the session's
 --       14 time in µs within which somebody has to take it up, or ''  15 within which it has to end, or ''
 --       16 the agent's field in the counts, or '' where nothing is bounded  17 the turn that this one repeats, or ''
---       18.. event (4)  22.. private record (3)  25.. of each turn that is to make way: id, canceled event (4)
+--       18 '1' where no new turn is to be taken: as many wait as may
+--       19.. event (4)  23.. private record (3)  26.. of each turn that is to make way: id, canceled event (4)
 -- Returns  {'ACCEPTED', turn id, '1' if it is the head}  {'REPEATED', turn id of the first time}
 --          {'MISMATCH'} same idempotency key, other body  {'NO_SESSION'}
---          {'BUSY', turn id} refused: that one has not ended
+--          {'BUSY', turn id} refused: that one has not ended  {'FULL'} refused: see ARGV[18]
 --          {'MAKE_WAY', turn ids…} the session's unfinished turns are these: call again, with all of them
 -- A turn that was rolled back stays in its session's index with half a number more than its ordinal: it is still found
 -- in its place, and left out of what later turns remember.
@@ -41,9 +42,10 @@ end
 local strategy = ARGV[13] ~= '' and ARGV[13] or session.multitask_strategy or 'enqueue'
 local unfinished = redis.call('LRANGE', keys.queue, 0, -1)
 if strategy == 'reject' and unfinished[1] then return {'BUSY', unfinished[1]} end
+if ARGV[18] == '1' then return {'FULL'} end -- before anything makes way for it
 if (strategy == 'interrupt' or strategy == 'rollback') and unfinished[1] then
-  for i = 1, math.max(#unfinished, (#ARGV - 24) / 5) do
-    if unfinished[i] ~= ARGV[20 + 5 * i] then
+  for i = 1, math.max(#unfinished, (#ARGV - 25) / 5) do
+    if unfinished[i] ~= ARGV[21 + 5 * i] then
       table.insert(unfinished, 1, 'MAKE_WAY')
       return unfinished
     end
@@ -53,7 +55,7 @@ if (strategy == 'interrupt' or strategy == 'rollback') and unfinished[1] then
     local turn = fields(own.turn, 'epoch', 'last', 'token', 'counted', 'ordinal')
     local its_member = string.sub(member, 1, -#turn_id - 1) .. unfinished[i]
     if turn.token then redis.call('PUBLISH', ARGV[12], its_member) end
-    end_turn(own, turn, unfinished[i], its_member, 'canceled', 21 + 5 * i, now)
+    end_turn(own, turn, unfinished[i], its_member, 'canceled', 22 + 5 * i, now)
     if strategy == 'rollback' then redis.call('ZADD', index, tonumber(turn.ordinal) + 0.5, unfinished[i]) end
     redis.call('PUBLISH', ARGV[11], its_member)
   end
@@ -64,8 +66,8 @@ redis.call('HSET', keys.session, 'latest_turn', turn_id, 'latest_digest', ARGV[7
 redis.call('HSET', keys.turn, 'tenant', ARGV[4], 'session_id', ARGV[5], 'agent_id', ARGV[6], 'status', 'queued',
   'schema', ARGV[10], 'epoch', int(now), 'last', 1, 'plast', 1, 'attempts', 0, 'digest', ARGV[7],
   'created_us', int(now), 'ordinal', ordinal)
-write_events(keys.events, now, 0, 18, 1)
-write_private(KEYS[12], now, 0, 22, 1)
+write_events(keys.events, now, 0, 19, 1)
+write_private(KEYS[12], now, 0, 23, 1)
 redis.call('ZADD', index, ordinal, turn_id)
 redis.call('ZADD', KEYS[14], int(now), member)
 redis.call('ZADD', keys.active, int(now), member)
