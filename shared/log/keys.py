@@ -38,7 +38,6 @@ class ShardKeys:
     limits: str
     ended: str
     queued: str
-    reaper: str
     channel: str
 
 
@@ -82,7 +81,6 @@ class Keys:
             limits=f"{base}:limits",
             ended=f"{base}:ended",
             queued=f"{base}:queued",
-            reaper=f"{base}:reaper",
             channel=self.channel(number),
         )
 
@@ -93,6 +91,11 @@ class Keys:
     def channel(self, number: int) -> str:
         """Carries the member of each turn of the shard whose log grew."""
         return f"{self.prefix}:{{s{number:02d}}}:notify"
+
+    @property
+    def reaper(self) -> str:
+        """The lock of the reaper that looks at all shards now."""
+        return f"{self.prefix}:reaper"
 
     @property
     def control(self) -> str:
