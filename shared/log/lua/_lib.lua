@@ -143,7 +143,7 @@ end
 local function end_turn(keys, turn, turn_id, member, status, at, now)
   local epoch = next_epoch(turn.epoch, now)
   local last = write_events(keys.events, epoch, tonumber(turn.last), at, 1)
-  redis.call('HSET', keys.turn, 'status', status, 'epoch', int(epoch), 'last', int(last))
+  redis.call('HSET', keys.turn, 'status', status, 'epoch', int(epoch), 'last', int(last), 'written', int(now))
   redis.call('HDEL', keys.turn, 'token', 'deadline', 'cancel', 'pending')
   redis.call('ZADD', keys.ended, int(now), member)
   return leave(keys, turn_id, member, status, turn.counted, now)

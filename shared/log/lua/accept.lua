@@ -65,7 +65,7 @@ local ordinal = redis.call('HINCRBY', keys.session, 'turns', 1)
 redis.call('HSET', keys.session, 'latest_turn', turn_id, 'latest_digest', ARGV[7], 'latest_us', int(now))
 redis.call('HSET', keys.turn, 'tenant', ARGV[4], 'session_id', ARGV[5], 'agent_id', ARGV[6], 'status', 'queued',
   'schema', ARGV[10], 'epoch', int(now), 'last', 1, 'plast', 1, 'attempts', 0, 'digest', ARGV[7],
-  'created_us', int(now), 'ordinal', ordinal)
+  'created_us', int(now), 'written', int(now), 'ordinal', ordinal)
 write_events(keys.events, now, 0, 19, 1)
 write_private(KEYS[12], now, 0, 23, 1)
 redis.call('ZADD', index, ordinal, turn_id)

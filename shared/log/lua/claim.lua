@@ -50,6 +50,7 @@ if kind ~= 'resumed' then
   local payload = '{"event_type":"' .. event_type .. '","turn_id":"' .. ARGV[2] .. '","attempt":' .. int(attempts)
     .. ',"' .. time_field .. '":"' .. ARGV[8] .. '"}'
   redis.call('XADD', KEYS[2], int(last) .. '-' .. int(epoch), 't', event_type, 'v', ARGV[10], 'p', payload)
+  redis.call('HSET', KEYS[1], 'written', int(now))
   redis.call('PUBLISH', ARGV[9], ARGV[3])
 end
 if lapsed then redis.call('HINCRBY', KEYS[1], 'lapses', 1) end

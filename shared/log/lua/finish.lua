@@ -30,7 +30,7 @@ else
   redis.call('PEXPIRE', keys.events, ARGV[10])
   clear_private(KEYS[12], status, ARGV[10])
 end
-redis.call('HSET', keys.turn, 'status', status, 'last', int(last))
+redis.call('HSET', keys.turn, 'status', status, 'last', int(last), 'written', int(now))
 redis.call('HDEL', keys.turn, 'deadline', 'cancel')
 local next_id = leave(keys, ARGV[2], ARGV[3], status, turn.counted, now)
 redis.call('PUBLISH', ARGV[9], ARGV[3])

@@ -17,7 +17,7 @@ local now = now_us()
 local epoch = next_epoch(turn.epoch, now)
 local last = write_events(KEYS[2], epoch, tonumber(turn.last), 6, 1)
 redis.call('HSET', KEYS[1], 'status', 'queued', 'epoch', int(epoch), 'last', int(last),
-  'resume_digest', ARGV[4], 'resume_seq', int(last))
+  'resume_digest', ARGV[4], 'resume_seq', int(last), 'written', int(now))
 redis.call('HDEL', KEYS[1], 'pending', 'paused_by')
 redis.call('ZADD', KEYS[3], int(now + HINT_DELAY_US), ARGV[2])
 redis.call('PUBLISH', ARGV[5], ARGV[2])
