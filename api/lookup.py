@@ -6,7 +6,8 @@ from functools import lru_cache
 from shared.agents import Agent, AgentStore
 from shared.errors import InvalidRequest, NotFound
 from shared.ids import SessionRef, TurnRef
-from shared.log.reader import LogReader
+from shared.log.blobs import BlobGone
+from shared.log.reader import LogReader, TurnRow
 from shared.log.sessions import Session, SessionStore
 
 _ID = re.compile(r"[a-z]+_\d{2}_[0-9a-z]+", re.ASCII)
@@ -49,10 +50,24 @@ class Lookup:
         """Where the turn lies. A turn of another session is none, and so is one of a deleted session."""
         self.session(tenant, agent_id, session_id)
         ref = TurnRef(tenant, session_id, turn_id)
-        row = self._reader.row(ref) if has_shard(ref) else None
+        row = self._row(ref)
         if row is None or row.session_id != session_id:
             raise no_turn(agent_id, session_id, turn_id)
         return ref
+
+    def turn_by_id(self, tenant: str, turn_id: str) -> tuple[TurnRef, TurnRow]:
+        """Where a turn lies whose id is all that is known: the id names the shard, and the row the rest."""
+        ref = TurnRef(tenant, "", turn_id)
+        row = self._row(ref)
+        if row is None or self._read(tenant, row.session_id) is None:
+            raise NotFound("turn", turn_id, listing="GET /v1/turns")
+        return TurnRef(tenant, row.session_id, turn_id), row
+
+    def _row(self, ref: TurnRef) -> TurnRow | None:
+        try:
+            return self._reader.row(ref) if has_shard(ref) else None
+        except BlobGone:
+            return None  # a sweep has just removed it
 
     def _read(self, tenant: str, session_id: str) -> Session | None:
         ref = SessionRef(tenant, session_id)

@@ -3,10 +3,16 @@
 from datetime import UTC, datetime, timedelta
 
 _MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def iso(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def iso_of(micros: int) -> str:
+    """A time of the store: microseconds since 1970."""
+    return iso(_EPOCH + timedelta(microseconds=micros))
 
 
 def now_iso() -> str:

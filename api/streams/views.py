@@ -33,10 +33,16 @@ class TurnViews:
         """The turn as JSON text, for completing the frame of its end."""
         row = self._reader.row(ref)
         if row is not None and row.snapshot is not None:
-            return row.snapshot
+            return row.snapshot if row.retry_of is None else orjson.dumps(self._view(ref, row))
         return orjson.dumps(self._reader.state(ref).as_turn())
 
     def _view(self, ref: TurnRef, row: TurnRow) -> Json:
+        view = self._told(ref, row)
+        if row.retry_of is not None:
+            view["retry_of"] = row.retry_of  # not in the log, which the release before this one has to be able to read
+        return view
+
+    def _told(self, ref: TurnRef, row: TurnRow) -> Json:
         if row.snapshot is not None:
             view: Json = orjson.loads(row.snapshot)
             return view

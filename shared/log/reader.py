@@ -23,7 +23,7 @@ _PAGE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRow:
-    """A turn's hash as readers need it."""
+    """A turn's hash as readers need it. `retry_of` is the turn that it repeats."""
 
     status: TurnStatus
     agent_id: str
@@ -31,9 +31,10 @@ class TurnRow:
     attempts: int
     last: int
     snapshot: bytes | None
+    retry_of: str | None = None
 
 
-_ROW = ("status", "agent_id", "session_id", "attempts", "last", "snapshot", "snapshot_blob")
+_ROW = ("status", "agent_id", "session_id", "attempts", "last", "snapshot", "snapshot_blob", "retry_of")
 
 
 class LogReader:
@@ -56,7 +57,7 @@ class LogReader:
         return [self._row(ref, values) for ref, values in zip(refs, _execute(pipe), strict=True)]
 
     def _row(self, ref: TurnRef, values: list[bytes | None]) -> TurnRow | None:
-        status, agent_id, session_id, attempts, last, snapshot, blob = values
+        status, agent_id, session_id, attempts, last, snapshot, blob, retry_of = values
         if status is None or agent_id is None or session_id is None:
             return None
         if snapshot is None and blob is not None:
@@ -68,7 +69,15 @@ class LogReader:
             attempts=int(attempts or 0),
             last=int(last or 0),
             snapshot=snapshot,
+            retry_of=retry_of.decode() if retry_of else None,
         )
+
+    def time_limits(self, ref: TurnRef) -> tuple[float | None, float | None]:
+        """How long the turn may wait for a worker, and take as a whole: seconds from its acceptance, None for ever."""
+        names = ("created_us", "start_by", "end_by")
+        created, *limits = _read(self._client.hmget, self._keys.turn(ref).turn, names)
+        start, end = (None if limit is None else (int(limit) - int(created)) / 1_000_000 for limit in limits)
+        return start, end
 
     def entries(self, ref: TurnRef, *, after: int = 0, count: int = _PAGE) -> list[Entry]:
         """At most `count` entries with a seq greater than `after`."""
