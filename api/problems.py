@@ -17,6 +17,7 @@ from shared.errors import (
     InvalidRequest,
     NotFound,
     ProviderError,
+    QueueFull,
     SchemaTooNew,
     StoreError,
     TurnstoneError,
@@ -89,7 +90,11 @@ def _conflict(error: Conflict) -> Problem:
 
 def _unavailable(error: Unavailable) -> Problem:
     headers = {"Retry-After": str(error.retry_after)}
-    return Problem(status=503, detail=error.message, code=error.code, headers=headers)
+    return Problem(status=503, detail=error.message, code=error.code, headers=headers, facts=error.facts)
+
+
+def _queue_full(error: QueueFull) -> Problem:
+    return Problem(status=429, detail=error.message, code="too_many_queued", headers={"Retry-After": "5"})
 
 
 def _unauthorized(error: Unauthorized) -> Problem:
@@ -123,6 +128,7 @@ _TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     ProviderError: _provider,
     NotFound: _not_found,
     Conflict: _conflict,
+    QueueFull: _queue_full,
     Unavailable: _unavailable,
     StoreError: _store,
     SchemaTooNew: _too_new,

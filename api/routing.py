@@ -13,7 +13,7 @@ from flask_openapi3.utils import get_model_schema
 from pydantic import BaseModel, ConfigDict
 from werkzeug.datastructures import Headers
 
-from api.bodies import read_object
+from api.bodies import is_empty, read_object
 from api.problems import MEDIA_TYPE
 from api.services import Services
 from api.validation import validate
@@ -30,6 +30,7 @@ PROBLEMS = {
     413: "The body is too large.",
     415: "The body is not JSON in UTF-8.",
     422: "A field is wrong; `error.param` names it.",
+    429: "As many turns wait for a worker as may: try again after `Retry-After` seconds.",
     500: "A fault of the service; its log has the details.",
     502: "The provider failed; `error.provider_id` says which one.",
     503: "Not now: try again after `Retry-After` seconds.",
@@ -143,11 +144,17 @@ class Routes(APIBlueprint):
             if header is not None:
                 given["header"] = validate(header, _known(header, request.headers))
             if body is not None:
-                g.body = read_object()
+                g.body = {} if _may_be_absent(body) and is_empty() else read_object()
                 given["body"] = validate(body, g.body)
             return func(**given)
 
         return view
+
+
+def _may_be_absent(body: type[BaseModel]) -> bool:
+    """As the OpenAPI document says it: the library reads this there."""
+    extra = body.model_config.get("openapi_extra", {})  # type: ignore[attr-defined]
+    return not extra.get("required", True)
 
 
 def _known(model: type[BaseModel], values: Mapping[str, str] | Headers) -> dict[str, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from api.auth import KeyRing
+from api.bounds import Bounds
 from api.idempotency import Idempotency
 from api.lookup import Lookup
 from api.served import Served
@@ -15,14 +16,17 @@ from shared.agents import AgentStore
 from shared.calls import Calls
 from shared.hints import Hints, celery_app
 from shared.log.census import Census, take_census
+from shared.log.durability import StoreCheck
+from shared.log.facts import FactReader
 from shared.log.keys import Keys
+from shared.log.listing import TurnListing
 from shared.log.reader import LogReader
 from shared.log.sessions import SessionStore
 from shared.log.turn_log import TurnLog
 from shared.redis_client import connect
 from shared.registrations import RegistrationStore
 from shared.registry import RegistryStore
-from shared.runconfig import FrontConfig, Limits
+from shared.runconfig import FrontConfig, Limits, Turns
 from shared.settings import Settings
 
 _WAITING_CALLS = 1000
@@ -35,10 +39,11 @@ class Services:
 
     settings: Settings
     limits: Limits
-    session_ttl_s: float
-    """How long a session that does not persist lives after its last turn."""
+    turns: Turns
     log: TurnLog
     reader: LogReader
+    store_check: StoreCheck
+    bounds: Bounds
     sessions: SessionStore
     agents: AgentStore
     lookup: Lookup
@@ -51,6 +56,8 @@ class Services:
     idempotency: Idempotency
     views: TurnViews
     tails: Tails
+    listing: TurnListing
+    facts: FactReader
     census: Callable[[], Census]
     """Counts turns, for those who watch the service."""
 
@@ -65,6 +72,8 @@ def build_services(settings: Settings, front: FrontConfig) -> Services:
         max_attempts=front.turns.max_attempts,
         input_timeout_s=front.turns.input_timeout_s,
         events_ttl_s=front.turns.events_ttl_s,
+        durability=front.durability,
+        confirming=connect(settings.redis_url, max_connections=_WAITING_CALLS),
     )
     reader = LogReader(client=client, keys=keys)
     views = TurnViews(reader=reader)
@@ -78,8 +87,10 @@ def build_services(settings: Settings, front: FrontConfig) -> Services:
     return Services(
         settings=settings,
         limits=front.limits,
-        session_ttl_s=front.turns.session_ttl_s,
+        turns=front.turns,
         log=log,
+        store_check=StoreCheck(client=client, durability=front.durability),
+        bounds=Bounds(client=client, keys=keys, turns=front.turns),
         reader=reader,
         sessions=sessions,
         agents=agents,
@@ -93,5 +104,7 @@ def build_services(settings: Settings, front: FrontConfig) -> Services:
         idempotency=Idempotency(client=client, keys=keys),
         views=views,
         tails=Tails(hub=TailHub(client=client, keys=keys, reader=reader), reader=reader, views=views),
+        listing=TurnListing(client=client, keys=keys, reader=reader),
+        facts=FactReader(client=client, keys=keys, reader=reader),
         census=partial(take_census, client, keys),
     )

@@ -1,15 +1,19 @@
-"""Takes turns in: everything that happens before a turn's answer begins."""
+"""Takes turns in, and ends them on request: everything that happens before a turn's answer begins."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 
 from api.configs import check_config, text_documents, turn_config
 from api.services import Services
 from shared.clock import now_iso
-from shared.errors import InvalidRequest
+from shared.errors import ConfigError, InvalidRequest, StoreError, Unavailable
 from shared.events import Json, TurnCreated
 from shared.fold import TurnState
 from shared.ids import SessionRef, TurnRef, new_turn_id
+from shared.log.turn_log import Accepted, Terms
 from shared.types.turns import CreateTurn
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,28 +36,118 @@ class Submitted:
 
 
 def submit(services: Services, session: SessionRef, submission: Submission) -> Submitted:
-    """Accept a turn and have a worker look at it. Raises InvalidRequest, NotFound and Unavailable.
+    """Accept a turn and have a worker look at it. Raises InvalidRequest, NotFound, Conflict, QueueFull and Unavailable.
 
     A session that is known costs one round trip to the store, and one to the broker.
     """
+    terms = _terms(services, submission.turn)
     config = _config(services, session.tenant, submission)
     ref = TurnRef(session.tenant, session.session_id, new_turn_id(session.session_id))
     event = _event(services, ref, submission)
-    accepted = services.log.accept(
+    accepted = take_in(
+        services,
         ref,
         event=event,
         config=config,
         digest=submission.digest,
+        terms=terms,
         idempotency_key=submission.idempotency_key,
         keyless_retry=submission.keyless_retry,
     )
-    if accepted.is_head:
-        services.hints.send(TurnRef(ref.tenant, ref.session_id, accepted.turn_id))
     if accepted.repeated:
         return Submitted(ref=TurnRef(ref.tenant, ref.session_id, accepted.turn_id), turn=None)
     state = TurnState()
     state.apply(event)
     return Submitted(ref=ref, turn=state.as_turn())
+
+
+def take_in(
+    services: Services,
+    ref: TurnRef,
+    *,
+    event: TurnCreated,
+    config: Json,
+    digest: str,
+    terms: Terms,
+    idempotency_key: str | None = None,
+    keyless_retry: bool = False,
+) -> Accepted:
+    """Accept a turn within the bounds, have a worker look at it, and wait until it is as safe as `durability` asks.
+
+    Raises what `TurnLog.accept` raises, and Unavailable.
+    """
+    _require_durable(services)
+    with services.bounds.place(ref.tenant, event.agent_id) as place:
+        accepted = services.log.accept(
+            ref,
+            event=event,
+            config=config,
+            digest=digest,
+            idempotency_key=idempotency_key,
+            keyless_retry=keyless_retry,
+            terms=replace(terms, counted=services.bounds.any, refusal=place.refusal),
+        )
+        place.taken = not accepted.repeated
+    taken = TurnRef(ref.tenant, ref.session_id, accepted.turn_id)
+    if accepted.is_head:
+        services.hints.send(taken)
+    confirm(services, taken)
+    return accepted
+
+
+def confirm(services: Services, ref: TurnRef) -> None:
+    """Return when what was written to a turn is as safe as `durability` asks for, or raise Unavailable."""
+    try:
+        confirmed = services.log.confirm(ref)
+    except StoreError as error:
+        logger.error("%s", error.message)
+        confirmed = False
+    if not confirmed:
+        raise Unavailable(
+            f"The turn '{ref.turn_id}' is accepted and not yet safe: no replica of the store has confirmed it. Send the"
+            " same request again with the same Idempotency-Key: it finds this turn.",
+            code="not_replicated",
+            retry_after=2,
+            facts={"turn_id": ref.turn_id},
+        )
+
+
+def _require_durable(services: Services) -> None:
+    try:
+        services.store_check.require()
+    except ConfigError as error:
+        logger.error("no turn is accepted: %s", error.message)
+        detail = "The store is not set up for the durability that is promised here; the log of the API says how to."
+        raise Unavailable(detail, code="store_not_durable", retry_after=5) from error
+
+
+def cancel(services: Services, ref: TurnRef) -> tuple[str, str | None]:
+    """As `TurnLog.cancel`; a worker looks at the session's next turn."""
+    outcome, detail = services.log.cancel(ref, reason="Canceled on request.")
+    if outcome == "ended" and detail is not None:
+        services.hints.send(TurnRef(ref.tenant, ref.session_id, detail))
+    return outcome, detail
+
+
+def _terms(services: Services, turn: CreateTurn) -> Terms:
+    most = services.turns
+    return Terms(
+        strategy=turn.multitask_strategy,
+        queue_ttl_s=_within(turn.queue_ttl_s, most.queue_ttl_s, "queue_ttl_s"),
+        deadline_s=_within(turn.deadline_s, most.deadline_s, "deadline_s"),
+    )
+
+
+def _within(given: float | None, most: float | None, name: str) -> float | None:
+    """What holds for a turn: what it asks for, as long as the run config allows that."""
+    if given is None or most is None or given <= most:
+        return most if given is None else given
+    raise InvalidRequest(
+        f"A turn may ask for at most {most:g} s here, and this one asks for {given:g}. Ask for less, or raise"
+        f" turns.{name} in the run config.",
+        param=name,
+        code="invalid_fields",
+    )
 
 
 def _config(services: Services, tenant: str, submission: Submission) -> Json:

@@ -1,4 +1,4 @@
-"""Sessions: create, list, get, delete."""
+"""Sessions: create, list, get, delete, cancel their turns."""
 
 from typing import Annotated
 
@@ -9,6 +9,7 @@ from api.answers import answer, nothing
 from api.idempotency import digest_of
 from api.routes.parts import AgentPath, CreationHeaders, Page, SessionPath
 from api.routing import Query, Routes, body_as_sent, services, tenant
+from api.submitting import cancel
 from shared.clock import now_iso
 from shared.events import Json
 from shared.ids import SessionRef, TurnRef, new_session_id
@@ -41,7 +42,8 @@ def create_session(path: AgentPath, body: types.CreateSession, header: CreationH
             agent_id=agent.agent_id,
             session_name=body.session_name,
             started_at=now_iso(),
-            idle_ttl_s=None if persists else services().session_ttl_s,
+            idle_ttl_s=None if persists else services().turns.session_ttl_s,
+            multitask_strategy=body.multitask_strategy,
         )
         services().sessions.create(SessionRef(tenant(), session.session_id), session)
         return {"session_id": session.session_id}
@@ -69,7 +71,10 @@ def list_sessions(path: AgentPath, query: Page) -> Response:
 
 @routes.on("GET", "/v1/agents/<agent_id>/session/<session_id>", answers={200: types.Session}, problems=(404, 422, 503))
 def get_session(path: SessionPath, query: Which) -> Response:
-    """Get a session with its turns, in the order of their acceptance."""
+    """Get a session with its turns, in the order of their acceptance.
+
+    Turns that were rolled back are left out, unless `turn_ids` names them.
+    """
     session = services().lookup.session(tenant(), path.agent_id, path.session_id)
     turns = services().views.turns(_chosen(SessionRef(tenant(), session.session_id), query.turn_ids))
     return answer({**_summary(session), "turns": [turn for turn in turns if turn is not None]})
@@ -83,12 +88,31 @@ def delete_session(path: SessionPath) -> Response:
     return nothing()
 
 
+@routes.on(
+    "POST",
+    "/v1/agents/<agent_id>/session/<session_id>/cancel",
+    answers={200: types.CanceledTurns, 202: types.CanceledTurns},
+    problems=(404, 503),
+)
+def cancel_session(path: SessionPath) -> Response:
+    """Cancel all turns of a session that have not ended.
+
+    200: they have ended. 202: workers that run some of them were told; those end shortly. Where there are none, `data`
+    is empty.
+    """
+    session = services().lookup.session(tenant(), path.agent_id, path.session_id)
+    turns = services().sessions.unfinished(SessionRef(tenant(), session.session_id))
+    # From the tail, so that none of them becomes the head and starts meanwhile.
+    outcomes = [cancel(services(), turn)[0] for turn in reversed(turns)]
+    views = [view for view in services().views.turns(turns) if view is not None]
+    return answer({"data": views}, 202 if "asked" in outcomes else 200)
+
+
 def _chosen(ref: SessionRef, turn_ids: str | None) -> list[TurnRef]:
-    turns = services().sessions.turns(ref)
     if turn_ids is None:
-        return turns
+        return services().sessions.history(ref)
     wanted = {turn_id.strip() for turn_id in turn_ids.split(",")}
-    return [turn for turn in turns if turn.turn_id in wanted]
+    return [turn for turn in services().sessions.turns(ref) if turn.turn_id in wanted]
 
 
 def _summary(session: Session) -> Json:
@@ -97,4 +121,5 @@ def _summary(session: Session) -> Json:
         "agent_id": session.agent_id,
         "session_name": session.session_name,
         "started_at": session.started_at,
+        "multitask_strategy": session.multitask_strategy,
     }

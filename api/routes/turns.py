@@ -9,13 +9,12 @@ from api.answers import answer
 from api.idempotency import digest_of
 from api.routes.parts import CreationHeaders, SessionPath, TurnPath
 from api.routing import Query, Routes, Streamed, body_as_sent, services, tenant
-from api.submitting import Submission, submit
+from api.submitting import Submission, cancel, confirm, submit
 from api.turn_answers import answer_as_asked, turn_url
 from api.waiting import current
 from shared.clock import now_iso
 from shared.errors import Conflict
 from shared.events import TurnResumed
-from shared.ids import TurnRef
 from shared.status import TurnStatus
 from shared.types import turns as types
 
@@ -57,14 +56,14 @@ class ResumeHeaders(Query):
         202: types.Turn,
         200: Streamed(types.Turn, _ENDED),
     },
-    problems=(404, 409, 413, 415, 422, 503),
+    problems=(404, 409, 413, 415, 422, 429, 503),
 )
 def create_turn(path: SessionPath, body: types.CreateTurn, header: SubmitHeaders) -> Response:
     """Submit a turn.
 
     Without `stream` the answer is 202 at once: poll or tail the turn at its `Location`. `stream: true` follows it
     with server-sent events; `stream: false` waits until it has ended or waits for input. A client that goes away
-    changes nothing for the turn.
+    changes nothing for the turn. `multitask_strategy` says what becomes of the session's unfinished turns.
     """
     session = services().lookup.known_session(tenant(), path.agent_id, path.session_id)
     submission = Submission(
@@ -91,9 +90,7 @@ def cancel_turn(path: TurnPath) -> Response:
     otherwise.
     """
     ref = services().lookup.turn(tenant(), path.agent_id, path.session_id, path.turn_id)
-    outcome, detail = services().log.cancel(ref, reason="Canceled on request.")
-    if outcome == "ended" and detail is not None:
-        services().hints.send(TurnRef(ref.tenant, ref.session_id, detail))
+    outcome, detail = cancel(services(), ref)
     if outcome == "terminal" and detail != TurnStatus.CANCELED:
         raise Conflict(f"Turn '{ref.turn_id}' has ended already: it is {detail}.", code="already_ended")
     return answer(current(services(), ref), 202 if outcome == "asked" else 200)
@@ -119,5 +116,6 @@ def resume_turn(path: TurnPath, body: types.ResumeTurn, header: ResumeHeaders) -
         digest=digest_of(body_as_sent(), without="stream"),
     )
     services().hints.send(ref)
+    confirm(services(), ref)
     headers = {"Location": turn_url(path.agent_id, ref)}
     return answer_as_asked(services(), ref, stream=body.stream, prefer=header.prefer, headers=headers, after_seq=seq)

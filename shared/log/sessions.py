@@ -100,6 +100,12 @@ class SessionStore:
         """As `turns`, without those that were rolled back."""
         return [turn for turn, rolled_back in self._turns(ref, start, count) if not rolled_back]
 
+    def unfinished(self, ref: SessionRef) -> list[TurnRef]:
+        """The session's turns that have not ended, in the order in which they run."""
+        with translated():
+            found = cast(list[bytes], self._client.lrange(self._keys.session(ref).queue, 0, -1))
+        return [TurnRef(ref.tenant, ref.session_id, raw.decode()) for raw in found]
+
     def _turns(self, ref: SessionRef, start: int, count: int | None) -> list[tuple[TurnRef, bool]]:
         stop = -1 if count is None else start + count - 1
         with translated():

@@ -30,7 +30,7 @@ NO_FILE_DIGEST = "default"
 
 def _not_yet(value: Any) -> Any:
     """Refuse what this release would read and not do: an operator would rely on it."""
-    if value not in (None, "none", ()):
+    if value:
         raise ValueError("is not there yet in this release; leave it out.")
     return value
 
@@ -45,16 +45,21 @@ class Section(BaseModel):
 
 
 class Turns(Section):
-    """How turns run. Times are in seconds; None means without bound."""
+    """How turns run. Times are in seconds; None means without bound.
+
+    `deadline_s` and `queue_ttl_s` count from a turn's acceptance: until it has ended, and until a worker has taken it
+    up. `max_queued` and `max_queued_per_agent` bound the turns that nobody has taken up yet.
+    """
 
     lease_s: Seconds = 15
     max_attempts: Count = 5
-    deadline_s: Annotated[Seconds | None, NotYet] = None
-    queue_ttl_s: Annotated[Seconds | None, NotYet] = None
+    deadline_s: Seconds | None = None
+    queue_ttl_s: Seconds | None = None
     input_timeout_s: Seconds = 86_400
     events_ttl_s: Seconds = 86_400
     session_ttl_s: Seconds = 86_400
-    max_queued: Annotated[Count | None, NotYet] = None
+    max_queued: Count | None = None
+    max_queued_per_agent: Count | None = None
 
 
 class Limits(Section):
@@ -175,7 +180,7 @@ class FrontConfig(Section):
 
     turns: Turns = Turns()
     limits: Limits = Limits()
-    durability: Annotated[Durability, NotYet] = "none"
+    durability: Durability = "none"
     api_keys: Annotated[tuple[ApiKey, ...], BeforeValidator(_keyed)] = ()
     models: tuple[StaticModel, ...] = ()
     shields: tuple[StaticShield, ...] = ()

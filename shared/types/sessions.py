@@ -5,13 +5,14 @@ from typing import Annotated
 from pydantic import Field
 
 from shared.types.base import Items, Wire
-from shared.types.turns import Turn
+from shared.types.turns import MultitaskStrategy, Turn
 
 
 class CreateSession(Wire):
     """A request for a new session."""
 
     session_name: Annotated[str, Field(max_length=1000)]
+    multitask_strategy: MultitaskStrategy = "enqueue"
 
 
 class SessionCreated(Wire):
@@ -27,12 +28,19 @@ class SessionSummary(Wire):
     agent_id: str
     session_name: str
     started_at: str
+    multitask_strategy: MultitaskStrategy
 
 
 class Session(SessionSummary):
-    """A session with its turns, in the order of their acceptance."""
+    """A session with its turns, in the order of their acceptance, without those that were rolled back."""
 
     turns: Items[Turn]
+
+
+class CanceledTurns(Wire):
+    """The turns of a session that had not ended, as they are now."""
+
+    data: Items[Turn]
 
 
 class SessionList(Wire):

@@ -1,6 +1,6 @@
 """Turns: one exchange with an agent, from the user's messages to the model's answer."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field
 
@@ -17,6 +17,18 @@ Stream = Annotated[
     bool | None,
     Field(description="true: server-sent events. false: waits and answers with the turn. Absent: 202 at once."),
 ]
+
+
+MultitaskStrategy = Annotated[
+    Literal["enqueue", "reject", "interrupt", "rollback"],
+    Field(
+        description="What becomes of the session's unfinished turns. enqueue: the new one waits for them. reject: 409"
+        " (`session_busy`). interrupt: they end as canceled, and what they finished stays. rollback: they end as"
+        " canceled, and the session goes on as if they had not been."
+    ),
+]
+MOST_SECONDS = 365 * 86_400
+Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS)]
 
 
 class Document(Wire):
@@ -43,6 +55,23 @@ class CreateTurn(Wire):
     sampling_params: SamplingParams | None = None
     max_infer_iters: MaxIters | None = None
     response_format: ResponseFormat | None = None
+    multitask_strategy: Annotated[
+        MultitaskStrategy | None, Field(description="As the session's, for this turn alone.")
+    ] = None
+    deadline_s: Annotated[
+        Seconds | None,
+        Field(
+            description="The turn fails (`deadline_exceeded`) if it has not ended so many seconds after its acceptance."
+            " At most `turns.deadline_s` of the run config, which holds where this is absent."
+        ),
+    ] = None
+    queue_ttl_s: Annotated[
+        Seconds | None,
+        Field(
+            description="The turn fails (`queue_timeout`) if no worker has taken it up so many seconds after its"
+            " acceptance. At most `turns.queue_ttl_s` of the run config, which holds where this is absent."
+        ),
+    ] = None
 
 
 class ResumeTurn(Wire):
@@ -83,6 +112,7 @@ class Turn(Wire):
     started_at: Annotated[str, Field(description="When a worker took it up; until then, when it was accepted.")]
     completed_at: str | None = None
     error: TurnError | None = None
+    retry_of: Annotated[str | None, Field(description="The turn that an operator had run again as this one.")] = None
 
 
 class EventItem(Wire):
