@@ -35,9 +35,15 @@ def read_from(reader: LogReader, ref: TurnRef, cursor: Cursor, *, count: int) ->
 
 
 def goes_on(cursor: Cursor, batch: list[Entry]) -> bool:
-    """Whether what is new in a batch surely goes on from the cursor: the next seqs, and all of the same claim."""
-    fresh = next((entry.seq for entry in batch if entry.seq > cursor.seq), cursor.seq + 1)
-    return fresh == cursor.seq + 1 and all(entry.epoch == cursor.epoch for entry in batch)
+    """Whether what is new in a batch surely goes on from the cursor: the next seqs, and all of the same claim.
+
+    What the reader has already may be in the batch too: earlier seqs, of this claim or of earlier ones.
+    """
+    seq, epoch = cursor.seq, cursor.epoch or 0
+    fresh = next((entry.seq for entry in batch if entry.seq > seq), seq + 1)
+    return fresh == seq + 1 and all(
+        entry.epoch == epoch or (entry.seq < seq and entry.epoch < epoch) for entry in batch
+    )
 
 
 def may_come_back(lost: Cursor, end: Cursor) -> bool:
