@@ -10,10 +10,11 @@ from redis.exceptions import RedisError
 
 from shared import logs
 from shared.clock import now_iso
-from shared.errors import SchemaTooNew, StoreError
+from shared.errors import ConfigError, SchemaTooNew, StoreError
 from shared.hints import Hints
 from shared.ids import TurnRef, new_token
 from shared.log.archive import RedisArchive
+from shared.log.durability import StoreCheck
 from shared.log.keys import Keys
 from shared.log.reader import LogReader
 from shared.log.sessions import SessionStore
@@ -40,6 +41,7 @@ from worker.watching import build_observer
 logger = logging.getLogger(__name__)
 
 _CLAIM_RETRY_S = (0.1, 0.5, 1.0)
+_CHECK_AGAIN_S = 2.0
 _DRAIN_S = 3.0
 _FAREWELL_S = 1.0
 
@@ -47,7 +49,8 @@ _FAREWELL_S = 1.0
 class Runtime:
     """One per process. `start` before the first hint, `run` per hint, `drain` at the end.
 
-    Raises ConfigError for providers that cannot be built, and for metrics that cannot be served.
+    Raises ConfigError for providers that cannot be built, metrics that cannot be served, and a store that is not as
+    safe as the run config promises.
     """
 
     def __init__(self, *, settings: Settings, config: RunConfig, app: Celery) -> None:
@@ -65,7 +68,11 @@ class Runtime:
             max_attempts=turns.max_attempts,
             input_timeout_s=turns.input_timeout_s,
             events_ttl_s=turns.events_ttl_s,
+            durability=config.durability,
+            confirming=connect(settings.redis_url),
         )
+        self._store_check = StoreCheck(client=self._client, durability=config.durability)
+        self._check_store()
         reader = LogReader(client=self._client, keys=self._keys)
         sessions = SessionStore(client=self._client, keys=self._keys, log=log)
         hints = Hints(app=app)
@@ -113,7 +120,27 @@ class Runtime:
         self._journal.start()
         spawn_vital("registrar", self._registrar.run)
         spawn_vital("reaper", self._reaper.run)
+        spawn_vital("store check", self._until_checked)
         spawn_vital("control", self._listen)
+
+    def _check_store(self) -> bool:
+        """Whether the store could be asked if it is as safe as the run config promises. Raises ConfigError."""
+        try:
+            self._store_check.require()
+        except StoreError as error:
+            logger.warning("durability is not checked yet: %s", error)
+            return False
+        return True
+
+    def _until_checked(self) -> None:
+        """What was away at the start is asked as soon as it answers."""
+        try:
+            while not self._check_store():
+                gevent.sleep(_CHECK_AGAIN_S)
+        except ConfigError as error:
+            logger.critical("%s", error.message)
+            logging.shutdown()
+            os._exit(os.EX_CONFIG)
 
     def run(self, member: str) -> None:
         """Look at a turn: run it if it is there to be claimed, else forget the hint."""

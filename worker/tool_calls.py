@@ -1,7 +1,7 @@
 """Makes the calls of server tools: all of a reply at once, each journalled before and after."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 
 import gevent
@@ -31,10 +31,12 @@ def run_calls(
     step: OpenStep,
     calls: Sequence[Json],
     tools: Mapping[str, BoundTool],
+    confirm: Callable[[], None],
 ) -> None:
     """Give each call an outcome in the private record; `step.outcomes` has it then.
 
-    What an earlier owner had begun is made again only where the tool says that this is safe.
+    What an earlier owner had begun is made again only where the tool says that this is safe. `confirm` waits until what
+    was written is as safe as the run config asks for: before a call that must not be made twice.
     """
     doable = []
     for call in calls:
@@ -46,6 +48,8 @@ def run_calls(
             writer.note(CALL_INTENT, {"step_id": step.step_id, "call_id": call["call_id"]})
     # An effect must not precede its intent: otherwise a taker-over would not know of it, and repeat it.
     writer.settle()
+    if any(bound.tool.replay is Replay.NEVER for _, bound in doable):
+        confirm()
     # In this greenlet's context: what a call logs is of the turn too.
     making = [gevent.spawn(copy_context().run, _make, writer, step, call, bound) for call, bound in doable]
     try:

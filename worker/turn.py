@@ -147,7 +147,7 @@ class TurnRun:
                     StepStart(step_type=TOOLS, step_id=new_step_id(), started_at=self._stamps.next(), metadata={})
                 )
             case RunTools(step, calls):
-                run_calls(self.writer, self._interrupts, step=step, calls=calls, tools=self._server_tools())
+                self._run_tools(step, calls)
             case CompleteTools(step, calls, responses):
                 self._complete_tools(step, calls, responses)
             case AwaitClient(calls):
@@ -244,6 +244,15 @@ class TurnRun:
             read = partial(self._tools.history.before, self.ref, self._claim.ordinal)
             self._past = until_stored(read, self._interrupts)
         return self._past
+
+    def _run_tools(self, step: OpenStep, calls: list[Json]) -> None:
+        confirm = partial(until_stored, self._confirm, self._interrupts)
+        tools = self._server_tools()
+        run_calls(self.writer, self._interrupts, step=step, calls=calls, tools=tools, confirm=confirm)
+
+    def _confirm(self) -> None:
+        if not self._tools.log.confirm(self.ref):
+            raise StoreError("no replica of the store has confirmed what was written")
 
     def _complete_tools(self, step: OpenStep, calls: list[Json], responses: list[Json]) -> None:
         details = self._details(TOOLS, step.step_id, step.started_at)
