@@ -12,11 +12,12 @@ from shared.cli.claims import DataFolder, check_port
 from shared.cli.console import Console
 from shared.cli.health import HealthWatch, base_url
 from shared.cli.stack import room_children, store_child
-from shared.cli.store import LocalStore, describe_server
+from shared.cli.store import LocalStore, connect, describe_server
 from shared.cli.supervisor import Supervisor
 from shared.cli.welcome import a_model, findings, try_this
-from shared.errors import ConfigError
-from shared.runconfig import load
+from shared.errors import ConfigError, StoreError
+from shared.log.durability import StoreCheck
+from shared.runconfig import Durability, load
 from shared.settings import Settings, kombu_url
 
 STORE_DEATHS = 3
@@ -38,14 +39,34 @@ def run_dev(settings: Settings, options: DevOptions) -> int:
     data_dir = options.data_dir or Path(".turnstone") / str(settings.port)
     with DataFolder(data_dir, port=settings.port) as folder:
         check_port(settings.host, settings.port)
-        store = None if settings.redis_url else LocalStore(binary=find_binary(), data_dir=folder.path)
-        found = describe_server(settings.redis_url) if store is None else str(store)
+        store = None if settings.redis_url else _own_store(folder.path, config.durability)
+        found = _checked(settings.redis_url, config.durability) if store is None else str(store)
         console.say(findings(settings, config, store=found, data_dir=folder.path))
         supervisor = Supervisor(console=console, held=(folder.fd,))
         _stop_on_signals(supervisor)
         key = config.api_keys[0].key.get_secret_value() if config.api_keys else None
         DevStack(settings=settings, store=store, supervisor=supervisor, console=console, api_key=key).run(orphaned)
     return 0
+
+
+def _own_store(data_dir: Path, durability: Durability) -> LocalStore:
+    if durability == "replicated":
+        raise ConfigError(
+            "durability: replicated needs a store with replicas, and the one that 'turnstone dev' starts has none. Set"
+            " TURNSTONE_REDIS_URL to a primary with replicas, or choose durability: fsync."
+        )
+    return LocalStore(binary=find_binary(), data_dir=data_dir, fsync=durability == "fsync")
+
+
+def _checked(url: str, durability: Durability) -> str:
+    """Name and version of the running server at `url`, once it has been found fit."""
+    name = describe_server(url)
+    try:
+        with connect(url) as client:
+            StoreCheck(client=client, durability=durability).require()
+    except StoreError as error:
+        raise ConfigError(error.message) from error
+    return name
 
 
 class DevStack:

@@ -24,11 +24,13 @@ class LocalStore:
     """A server of our own: data in one folder, reached by a unix socket only.
 
     A socket and not a port: its folder's mode keeps other users of the machine out without a password, and
-    no other process can take its place while the server is being restarted.
+    no other process can take its place while the server is being restarted. `fsync`: it answers for a write when it is
+    on the disk.
     """
 
-    def __init__(self, *, binary: ServerBinary, data_dir: Path) -> None:
+    def __init__(self, *, binary: ServerBinary, data_dir: Path, fsync: bool = False) -> None:
         self.binary = binary
+        self._fsync = fsync
         self.data_dir = data_dir.resolve()
         self.socket_path = socket_path(self.data_dir)
         self.url = f"unix://{quote(str(self.socket_path))}"
@@ -42,15 +44,15 @@ class LocalStore:
             make_private(folder)
 
     def command(self) -> tuple[str, ...]:
-        """The server's command line. Acknowledged writes survive its own death, and the last second's
-        may be lost with the machine (`everysec`); it refuses writes sooner than it evicts a turn."""
+        """The server's command line. Acknowledged writes survive its own death, and without `fsync` the last second's
+        may be lost with the machine; it refuses writes sooner than it evicts a turn."""
         options = {
             "port": "0",
             "unixsocket": str(self.socket_path),
             "unixsocketperm": "700",
             "dir": str(self.data_dir),
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "always" if self._fsync else "everysec",
             "save": "",
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
