@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import pytest
 from redis import Redis
+from shardcheck import check_shard
 from waiting import wait_for
 
 from shared import ids
@@ -135,7 +136,9 @@ class LogKit:
 
     # What a test does
 
-    def session(self, *, idle_ttl_s: float | None = None, agent_id: str = "agent_a") -> SessionRef:
+    def session(
+        self, *, idle_ttl_s: float | None = None, agent_id: str = "agent_a", strategy: str = "enqueue"
+    ) -> SessionRef:
         ref = SessionRef(ids.DEFAULT_TENANT, ids.new_session_id())
         self.seen.append(ref)
         session = Session(
@@ -144,6 +147,7 @@ class LogKit:
             session_name="a name",
             started_at="2026-01-01T00:00:00.000000Z",
             idle_ttl_s=idle_ttl_s,
+            multitask_strategy=strategy,
         )
         self.sessions.create(ref, session)
         return ref
@@ -241,6 +245,8 @@ class LogKit:
         for session in self.seen:
             if self.client.exists(self.keys.session(session).session):
                 self._check_session(session)
+        for shard in {session.shard for session in self.seen}:
+            check_shard(self, shard)
 
     def _check_session(self, session: SessionRef) -> None:
         raw = cast(list[bytes], self.client.zrange(self.keys.session(session).turns, 0, -1))
@@ -345,7 +351,7 @@ def opened(url: str, prefix: str) -> Iterator[LogKit]:
         yield kit
         kit.check()
     finally:
-        client.close()
+        client.connection_pool.disconnect()
 
 
 @contextmanager
