@@ -184,6 +184,8 @@ class Rooms:
                 room.go_on()
             if room.alive or room.children():
                 room.kill_all()
+            if room.process.stdin is not None:
+                room.process.stdin.close()
             if self._guard is not None:
                 self._guard.remove(room.pid)
         if self._guard is not None:
@@ -206,6 +208,10 @@ class Rooms:
         room = self._room(name or f"api-{self._count('api') + 1}", "api", API_COMMAND, role, **options)
         room.port = port
         return room
+
+    def helper(self, name: str, arguments: Sequence[str]) -> Room:
+        """Start a Python script of the test's own (a fake, a proxy); its standard input is a pipe."""
+        return self._start(name, "helper", [sys.executable, *arguments], os.environ, self.folder, stdin=subprocess.PIPE)
 
     def start_store(self) -> Room:
         """Start the store on the folder's data, and return when it answers."""
@@ -297,14 +303,23 @@ class Rooms:
         })  # fmt: skip
         return self._start(name, kind, launcher or command, env, cwd or self.folder)
 
-    def _start(self, name: str, kind: str, command: Sequence[str], environ: Mapping[str, str], cwd: Path) -> Room:
+    def _start(
+        self,
+        name: str,
+        kind: str,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        cwd: Path,
+        *,
+        stdin: int = subprocess.DEVNULL,
+    ) -> Room:
         log = self.folder / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 list(command),
                 env=dict(environ),
                 cwd=cwd,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

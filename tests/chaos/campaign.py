@@ -1,0 +1,91 @@
+"""`make chaos`: kills everything at random while turns run, and judges each run by what is left behind.
+
+    python tests/chaos/campaign.py --seed 1 --turns 500 --kills 50 --runs 20
+    python tests/chaos/campaign.py --mutant fence      the oracle has to find something
+    python tests/chaos/campaign.py --control fence     the same faults without the mutant: it must not
+
+Exits with 1 on any violation; the folder of such a run stays, with all logs, the store's data and the evidence.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from chaos import schedule as kinds
+from chaos.mutants import MUTANTS
+from chaos.report import HEADS, Progress, row, table, write_markdown
+from chaos.run import Result, Settings, run
+
+_SHOWN = 20
+_NONE = dict.fromkeys((*kinds.KILLS, *kinds.OTHERS), 0)
+_SHORT = Settings(seed=1, turns=100, duration_s=30, quiet_s=25)
+
+PROFILES = {
+    # What brings a missing safeguard to light: owners that come back, answers that are lost, silence, dead workers.
+    "fence": replace(_SHORT, kinds={**_NONE, kinds.STOP_WORKER: 12, kinds.STALL_LINK: 16}),
+    "tail": replace(_SHORT, kinds={**_NONE, kinds.LOSE_REPLIES: 100}),
+    "renew": replace(_SHORT, turns=40, duration_s=25, silence_s=4.0, kinds=_NONE),
+    "reap": replace(_SHORT, duration_s=20, kinds={**_NONE, kinds.KILL_WORKER: 6}),
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    settings = PROFILES.get(arguments.mutant or arguments.control or "", Settings(seed=1))
+    given = {"turns": arguments.turns, "kills": arguments.kills, "duration_s": arguments.duration}
+    settings = replace(settings, mutant=arguments.mutant, **{k: v for k, v in given.items() if v is not None})
+    results = []
+    sys.stdout.write(f"{' | '.join(HEADS)}\n")
+    for number in range(arguments.runs):
+        one = replace(settings, seed=arguments.seed + number)
+        results.append(_one(one, keep=arguments.keep, of=f"run {number + 1}/{arguments.runs}, seed {one.seed}"))
+    if arguments.markdown is not None:
+        asked = "" if arguments.turns is None else f" TURNS={arguments.turns}"
+        write_markdown(arguments.markdown, results, f"make chaos RUNS={arguments.runs} SEED={arguments.seed}{asked}")
+    if len(results) > 1:
+        sys.stdout.write(f"\n{table(results)}\n")
+    sys.exit(0 if all(result.verdict.is_good for result in results) else 1)
+
+
+def _one(settings: Settings, *, keep: bool, of: str) -> Result:
+    folder = Path(tempfile.mkdtemp(prefix=f"turnstone-chaos-{settings.seed}-"))
+    progress = Progress(of)
+    try:
+        result = run(settings, folder, progress)
+    finally:
+        progress.close()
+    sys.stdout.write(f"{' | '.join(row(result))}\n")
+    lines = result.verdict.lines()
+    if lines:
+        kinds_found = sorted({violation.kind for violation in result.verdict.findings.violations})
+        sys.stdout.write(f"  {len(lines)} violations ({', '.join(kinds_found)}); the evidence is in {folder}\n")
+        sys.stdout.write("".join(f"  {line[:500]}\n" for line in lines[:_SHOWN]))
+    elif keep:
+        sys.stdout.write(f"  kept in {folder}\n")
+    else:
+        shutil.rmtree(folder)
+    sys.stdout.flush()
+    return result
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Kill everything at random while turns run, and judge what is left.")
+    parser.add_argument("--seed", type=int, default=1, help="of the first run; the next ones count on")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--turns", type=int, help="per run (500)")
+    parser.add_argument("--kills", type=int, help="SIGKILLs per run (50)")
+    parser.add_argument("--duration", type=float, help="seconds over which faults and submits are spread (70)")
+    parser.add_argument("--mutant", choices=MUTANTS, help="switch a safeguard off: the oracle has to find it")
+    parser.add_argument("--control", choices=MUTANTS, help="the faults of that mutant, with the safeguard in place")
+    parser.add_argument("--markdown", type=Path, help="write the table into this page")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of a good run as well")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Does to a running set of rooms what a schedule says, and notes what it really did."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import redis
+from rooms import Room, Rooms, is_healthy
+from stack_process import free_port
+
+from chaos import schedule as kinds
+from chaos.collect import turn_key
+from chaos.evidence import Evidence, Injected
+from chaos.schedule import Fault
+from shared.queues import TURNS_QUEUE, broker_name
+
+HERE = Path(__file__).parent
+_READY_S = 20.0
+
+
+class Proxy:
+    """The links between rooms and the store, as a process of its own."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+
+    def tell(self, command: str, port: int, *number: float) -> None:
+        pipe = self._room.process.stdin
+        assert pipe is not None
+        pipe.write(" ".join(map(str, (command, port, *number))).encode() + b"\n")
+        pipe.flush()
+
+    def count(self, what: str) -> int:
+        """How many replies were `lost`, or connections `cut`."""
+        return self._room.written().count(f"{what} ")
+
+
+@dataclass
+class Slot:
+    """A place for one room: whoever dies there is replaced, on the same port and behind the same link."""
+
+    kind: str
+    link: int
+    port: int
+    start: Callable[["Slot"], Room]
+    room: Room | None = None
+    stopped: bool = False
+    leaving: bool = False
+
+    @property
+    def up(self) -> bool:
+        return self.room is not None and self.room.alive and not self.stopped and not self.leaving
+
+
+@dataclass
+class Faults:
+    """Does faults, one after the other; what takes time (a stop, a replacement) goes on beside them."""
+
+    rooms: Rooms
+    proxy: Proxy
+    evidence: Evidence
+    workers: list[Slot]
+    apis: list[Slot]
+    active: Callable[[], list[str]]
+    closing: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _store_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, faults: Sequence[Fault], begun: float, on_fault: Callable[[], None]) -> None:
+        """All faults, each at its time or, where those before it took longer, as soon as they are done."""
+        do = {
+            kinds.KILL_WORKER: self._kill_worker,
+            kinds.KILL_HEARTBEAT: self._kill_heartbeat,
+            kinds.KILL_API: self._kill_api,
+            kinds.KILL_STORE: self._kill_store,
+            kinds.STOP_WORKER: self._stop_worker,
+            kinds.DRAIN_WORKER: self._drain_worker,
+            kinds.DRAIN_API: self._drain_api,
+            kinds.DROP_HINTS: self._drop_hints,
+            kinds.LOSE_REPLIES: self._lose_replies,
+            kinds.STALL_LINK: self._stall_link,
+            kinds.CUT_LINK: self._cut_link,
+        }
+        for fault in faults:
+            if self.closing.wait(max(0.0, begun + fault.at - time.time())):
+                return
+            # On a busy machine all come later: several at once, for one that had to wait, would leave nobody to kill.
+            begun = max(begun, time.time() - fault.at)
+            waited = time.time()
+            do[fault.kind](fault)
+            begun += time.time() - waited
+            on_fault()
+
+    def settle(self) -> None:
+        """Return when everything that was stopped goes on and everything that was ended is replaced."""
+        for thread in self._threads:
+            thread.join()
+
+    def _kill_worker(self, fault: Fault) -> None:
+        # Of several, as a rule: the last one that serves has more to lose, and is killed now and then.
+        if (slot := self._chosen(self.workers, fault, least=1 if fault.count > 2 else 2)) is not None:
+            room = _room(slot)
+            noted = self._note(fault.kind, room.worker_name)
+            room.kill()
+            noted.owned = self._owned_by(room.worker_name)
+            self._replace(slot, fault.seconds)
+
+    def _kill_heartbeat(self, fault: Fault) -> None:
+        slot = self._chosen(self.workers, fault)
+        heartbeat = None if slot is None else _room(slot).heartbeat()
+        if slot is not None and heartbeat is not None:
+            self._note(fault.kind, _room(slot).worker_name, lasts=2.0)
+            with suppress(psutil.NoSuchProcess):
+                heartbeat.kill()
+
+    def _kill_api(self, fault: Fault) -> None:
+        """The whole gunicorn, or one of its processes, which it replaces itself."""
+        if (slot := self._chosen(self.apis, fault)) is None:
+            return
+        room = _room(slot)
+        self._note(fault.kind, "api", lasts=0.0)
+        children = room.children()
+        if fault.count < 4 and children:
+            with suppress(psutil.NoSuchProcess):
+                children[0].kill()
+            return
+        room.kill_all()
+        self._replace(slot, fault.seconds)
+
+    def _kill_store(self, fault: Fault) -> None:
+        with self._store_lock:
+            noted = self._note(fault.kind, "")
+            self.rooms.kill_store()
+            time.sleep(fault.seconds)
+            self.rooms.start_store()
+            # Whoever waits for the store with growing pauses comes back later than it does.
+            noted.until = time.time() + 3.0
+
+    def _stop_worker(self, fault: Fault) -> None:
+        if (slot := self._chosen(self.workers, fault)) is None:
+            return
+        room, slot.stopped = _room(slot), True
+        noted = self._note(fault.kind, room.worker_name)
+        room.pause()
+
+        def go_on() -> None:
+            time.sleep(fault.seconds)
+            room.go_on()
+            noted.until = time.time() + 3.0
+            slot.stopped = False
+
+        self._beside(go_on)
+
+    def _drain_worker(self, fault: Fault) -> None:
+        if (slot := self._chosen(self.workers, fault)) is not None:
+            self._note(fault.kind, _room(slot).worker_name)
+            self._drain(slot, fault)
+
+    def _drain_api(self, fault: Fault) -> None:
+        if (slot := self._chosen(self.apis, fault)) is not None:
+            self._note(fault.kind, "api", lasts=0.0)
+            self._drain(slot, fault)
+
+    def _drain(self, slot: Slot, fault: Fault) -> None:
+        room, slot.leaving = _room(slot), True
+        room.terminate()
+
+        def ended() -> None:
+            with suppress(subprocess.TimeoutExpired):
+                room.wait(15)
+            room.kill_all()
+            slot.leaving = False
+            self._replace(slot, fault.seconds)
+
+        self._beside(ended)
+
+    def _drop_hints(self, fault: Fault) -> None:
+        with suppress(redis.RedisError), self.rooms.store() as store:
+            store.delete(broker_name(TURNS_QUEUE, self.rooms.key_prefix))
+            self._note(fault.kind, "hints", lasts=0.0)
+
+    def _lose_replies(self, fault: Fault) -> None:
+        self._link_fault(fault, "lose", float(fault.count), lasts=3.0)
+
+    def _stall_link(self, fault: Fault) -> None:
+        self._link_fault(fault, "stall", fault.seconds, lasts=fault.seconds + 5.0)
+
+    def _cut_link(self, fault: Fault) -> None:
+        self._link_fault(fault, "cut", lasts=3.0)
+
+    def _link_fault(self, fault: Fault, command: str, *number: float, lasts: float) -> None:
+        if (slot := self._chosen([*self.workers, *self.workers, *self.apis], fault)) is not None:
+            victim = _room(slot).worker_name if slot.kind == "worker" else "api"
+            self._note(fault.kind, victim, lasts=lasts)
+            self.proxy.tell(command, slot.link, *(int(n) if n == int(n) else n for n in number))
+
+    def _chosen(self, slots: Sequence[Slot], fault: Fault, *, least: int = 1) -> Slot | None:
+        """One of the slots that serve now; waits until so many do."""
+        deadline = time.time() + _READY_S
+        while time.time() < deadline and not self.closing.is_set():
+            ready = [slot for slot in slots if slot.up and self._serves(slot)]
+            if len(ready) >= least:
+                return ready[int(fault.pick * len(ready))]
+            time.sleep(0.1)
+        return None
+
+    def _serves(self, slot: Slot) -> bool:
+        room = _room(slot)
+        return self.rooms.is_known(room) if slot.kind == "worker" else is_healthy(room.port)
+
+    def _replace(self, slot: Slot, pause_s: float) -> None:
+        def start() -> None:
+            time.sleep(pause_s)
+            slot.room = slot.start(slot)
+
+        self._beside(start)
+
+    def _beside(self, act: Callable[[], None]) -> None:
+        thread = threading.Thread(target=act, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _note(self, kind: str, victim: str, *, lasts: float | None = None) -> Injected:
+        now = time.time()
+        noted = Injected(kind=kind, victim=victim, at=now, until=None if lasts is None else now + lasts)
+        self.evidence.faults.append(noted)
+        return noted
+
+    def _owned_by(self, worker: str) -> list[list[object]]:
+        """The turns that a dead worker still has: nobody takes them from it before its lease ends."""
+        try:
+            return [
+                [turn_id, epoch] for turn_id, epoch, owner in seen_owners(self.rooms, self.active()) if owner == worker
+            ]
+        except redis.RedisError:
+            return []
+
+
+def seen_owners(rooms: Rooms, turn_ids: Sequence[str]) -> list[list[object]]:
+    """[turn id, epoch, worker] of each of these turns that somebody runs now."""
+    with rooms.store() as store:
+        pipe = store.pipeline(transaction=False)
+        for turn_id in turn_ids:
+            pipe.hmget(turn_key(turn_id), "epoch", "worker", "status", "token")
+        rows = pipe.execute()
+    return [
+        [turn_id, int(epoch), worker.decode()]
+        for turn_id, (epoch, worker, status, token) in zip(turn_ids, rows, strict=True)
+        if worker and token and status == b"in_progress"
+    ]
+
+
+def start_proxy(rooms: Rooms, links: int) -> tuple[Proxy, list[int]]:
+    """So many links to the store, each on a port of its own."""
+    ports = [free_port() for _ in range(links)]
+    room = rooms.helper("store-proxy", [str(HERE / "store_proxy.py"), str(rooms.store_port), *map(str, ports)])
+    rooms.until(lambda: "ready" in room.written(), "the proxy listens")
+    return Proxy(room), ports
+
+
+def _room(slot: Slot) -> Room:
+    assert slot.room is not None
+    return slot.room
