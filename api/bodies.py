@@ -29,6 +29,11 @@ def read_object() -> Json:
     return parse_object(_read())
 
 
+def is_empty() -> bool:
+    """Whether the request has no body at all."""
+    return not request.content_length and "Transfer-Encoding" not in request.headers
+
+
 def parse_object(raw: bytes) -> Json:
     """A JSON object (RFC 8259) in UTF-8: no NUL, no NaN, whole numbers of 64 bits, at most 64 levels deep.
 

@@ -153,8 +153,8 @@ class Routes(APIBlueprint):
 
 def _may_be_absent(body: type[BaseModel]) -> bool:
     """As the OpenAPI document says it: the library reads this there."""
-    extra = body.model_config.get("openapi_extra", {})  # type: ignore[attr-defined]
-    return not extra.get("required", True)
+    config = cast(Json, body.model_config)
+    return not config.get("openapi_extra", {}).get("required", True)
 
 
 def _known(model: type[BaseModel], values: Mapping[str, str] | Headers) -> dict[str, str]:

@@ -4,6 +4,7 @@ from api.routes.agents import routes as agents
 from api.routes.inference import routes as inference
 from api.routes.inspect import routes as inspect
 from api.routes.models import routes as models
+from api.routes.operating import routes as operating
 from api.routes.providers import routes as providers
 from api.routes.sessions import routes as sessions
 from api.routes.shields import routes as shields
@@ -11,4 +12,4 @@ from api.routes.toolgroups import routes as toolgroups
 from api.routes.turn_reads import routes as turn_reads
 from api.routes.turns import routes as turns
 
-ALL = (agents, sessions, turns, turn_reads, models, shields, toolgroups, inference, providers, inspect)
+ALL = (agents, sessions, turns, turn_reads, operating, models, shields, toolgroups, inference, providers, inspect)

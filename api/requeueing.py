@@ -1,0 +1,94 @@
+"""Runs a turn again that failed or was canceled: as a new turn with its input and its config, in its session."""
+
+from hashlib import sha256
+
+import orjson
+
+from api.configs import check_config
+from api.services import Services
+from api.submitting import Submitted, take_in
+from shared.clock import now_iso
+from shared.errors import Conflict
+from shared.events import Entry, Json, PrivateEntry, TurnCreated, decode
+from shared.fold import CONFIG_RECORD, TurnState
+from shared.ids import TurnRef, new_turn_id
+from shared.log.blobs import BlobGone
+from shared.log.reader import TurnRow
+from shared.log.turn_log import Terms
+from shared.status import ACTIVE, TurnStatus
+
+
+def requeue(services: Services, ref: TurnRef, row: TurnRow, *, idempotency_key: str | None) -> Submitted:
+    """Accept a turn that repeats `ref`. Raises what submitting one raises, and Conflict where `ref` cannot be repeated.
+
+    It waits for the session's unfinished turns, whatever the session's strategy is: nobody's turn ends for it.
+    """
+    _require_repeatable(ref, row)
+    created, config = _kept(services, ref)
+    services.served.look(ref.tenant, lambda registry: check_config(config, registry))
+    new = TurnRef(ref.tenant, ref.session_id, new_turn_id(ref.session_id))
+    event = TurnCreated(
+        turn_id=new.turn_id,
+        session_id=new.session_id,
+        agent_id=created.agent_id,
+        input_messages=created.input_messages,
+        documents=created.documents,
+        created_at=now_iso(),
+    )
+    queue_ttl_s, deadline_s = services.reader.time_limits(ref)
+    accepted = take_in(
+        services,
+        new,
+        event=event,
+        config=config,
+        digest=sha256(f"requeue {ref.member}".encode()).hexdigest(),
+        terms=Terms(strategy="enqueue", queue_ttl_s=queue_ttl_s, deadline_s=deadline_s, retry_of=ref.turn_id),
+        idempotency_key=idempotency_key,
+    )
+    if accepted.repeated:
+        return Submitted(ref=TurnRef(new.tenant, new.session_id, accepted.turn_id), turn=None)
+    state = TurnState()
+    state.apply(event)
+    return Submitted(ref=new, turn={**state.as_turn(), "retry_of": ref.turn_id})
+
+
+def _require_repeatable(ref: TurnRef, row: TurnRow) -> None:
+    if row.status in ACTIVE:
+        raise Conflict(
+            f"Turn '{ref.turn_id}' has not ended: it is {row.status}. Wait for its end, cancel it, or fail it first.",
+            code="not_ended",
+        )
+    if row.status is TurnStatus.COMPLETED:
+        raise Conflict(f"Turn '{ref.turn_id}' completed: there is nothing to run again.", code="completed")
+
+
+def _kept(services: Services, ref: TurnRef) -> tuple[TurnCreated, Json]:
+    """The turn's input and config. Both stay for `turns.events_ttl_s` after its end."""
+    try:
+        first = services.reader.entry(ref, 1)
+        private = services.reader.private(ref)
+    except BlobGone:
+        first, private = None, []
+    return _input(ref, first), _config(ref, private)
+
+
+def _input(ref: TurnRef, first: Entry | None) -> TurnCreated:
+    event = None if first is None else decode(first)
+    if not isinstance(event, TurnCreated):
+        raise _expired(ref)
+    return event
+
+
+def _config(ref: TurnRef, private: list[PrivateEntry]) -> Json:
+    if not private or private[0].kind != CONFIG_RECORD:
+        raise _expired(ref)
+    config: Json = orjson.loads(private[0].payload)
+    return config
+
+
+def _expired(ref: TurnRef) -> Conflict:
+    return Conflict(
+        f"What turn '{ref.turn_id}' ran with is gone: it stays for turns.events_ttl_s after the turn's end. Submit a"
+        " new turn; GET the old one for its messages.",
+        code="input_expired",
+    )
