@@ -205,6 +205,14 @@ def test_pages_over_one_session_hold_each_turn_once(api: Api) -> None:
     assert [turn for page in pages for turn in ids(page)] == turns[::-1]
 
 
+def test_turns_elsewhere_that_are_older_come_behind_all_of_a_session_with_many(api: Api) -> None:
+    older = [id_of(api.turn()) for _ in range(3)]
+    session = api.session()
+    turns = [id_of(api.turn(session)) for _ in range(70)]
+
+    assert ids(listed(api, limit=200)) == [*turns[::-1], *older[::-1]]
+
+
 def test_turns_with_the_same_time_are_paged_over_in_a_fixed_order(api: Api) -> None:
     turns = [api.turn() for _ in range(5)] + [api.turn(api.session()) for _ in range(5)]
     client = store(api)

@@ -81,8 +81,9 @@ def aim(case: schemathesis.Case, api: Api) -> None:
     parts |= {"identifier": "words", "toolgroup_id": "seats", "tool_name": "book"}
     for name in case.path_parameters:
         case.path_parameters[name] = parts[name]
-    if case.path.endswith(("/events", "/turn")):
-        # A tail of a turn that waits for input goes on for ever, and so does a turn that is queued behind it.
+    if case.path.endswith(("/events", "/turn", "/requeue")):
+        # A tail of a turn that waits for input goes on for ever, and so does a turn that is queued behind it. Only what
+        # has ended is run again.
         api.client.post(f"{turn}/cancel")
     if isinstance(case.body, dict):
         aim_body(case.body)
