@@ -3,13 +3,14 @@
 import logging
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import Celery
 from kombu.entity import Queue
-from kombu.exceptions import KombuError
+from kombu.exceptions import ChannelError, KombuError
 
 from shared.ids import TurnRef
 from shared.queues import QUEUES, TURNS_QUEUE, broker_name
@@ -22,9 +23,14 @@ logger = logging.getLogger(__name__)
 _MOST_WAITING = 20_000
 """Beyond it the oldest are forgotten: the reaper repeats them."""
 _BATCH = 200
+_MOST_AT_BROKER = 50_000
+"""While no worker has a free place the reaper repeats hints that nobody takes; they must not fill the broker."""
+_COUNT_S = 1.0
 _HEARTBEAT_S = 30
 """Of AMQP connections. One that is dead, and says so to nobody, is given up after two of them."""
 _TCP_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+
+_QUORUM = {"x-queue-type": "quorum", "x-max-length": _MOST_AT_BROKER}
 
 
 def celery_app(broker_url: str, *, prefix: str) -> Celery:
@@ -71,12 +77,12 @@ def _forgets(broker_url: str) -> bool:
 
 
 def _queue(name: str, prefix: str, broker_url: str) -> Queue:
-    """On RabbitMQ a replicated one: it outlives the loss of a node."""
+    """On RabbitMQ a replicated one, which outlives the loss of a node; of too many messages it drops the oldest."""
     return Queue(  # type: ignore[no-untyped-call]
         broker_name(name, prefix),
         alias=name,
         no_ack=_forgets(broker_url),
-        queue_arguments={"x-queue-type": "quorum"} if broker_url.startswith("amqp") else None,
+        queue_arguments=_QUORUM if broker_url.startswith("amqp") else None,
     )
 
 
@@ -115,6 +121,8 @@ class Hints:
         self._thread: threading.Thread | None = None
         self._at_work = False
         self._broker_away = False
+        self._is_full = False
+        self._count_at = 0.0
 
     def warm(self) -> None:
         """Connect now, so that the first turn does not wait for it."""
@@ -180,6 +188,23 @@ class Hints:
 
     def _publish(self, members: Sequence[str]) -> None:
         """In one round trip to Redis, and without one to RabbitMQ."""
-        with self._app.producer_or_acquire() as producer, producer.batch():
-            for member in members:
-                self._app.send_task(RUN_TURN, args=(member,), queue=TURNS_QUEUE, producer=producer, retry=False)
+        queue = self._app.amqp.queues[TURNS_QUEUE]
+        with self._app.producer_or_acquire() as producer:
+            if not queue.queue_arguments:
+                self._count(producer.channel, queue.name)
+            if self._is_full:
+                return
+            with producer.batch():
+                for member in members:
+                    self._app.send_task(RUN_TURN, args=(member,), queue=queue, producer=producer, retry=False)
+
+    def _count(self, channel: Any, queue: str) -> None:
+        """See whether the queue is full, once a second. A broker that bounds its queues itself needs no such care."""
+        now = time.monotonic()
+        if now < self._count_at:
+            return
+        self._count_at = now + _COUNT_S
+        try:
+            self._is_full = channel.queue_declare(queue, passive=True).message_count >= _MOST_AT_BROKER
+        except ChannelError:
+            self._is_full = False  # it is empty: Redis has no such queue then

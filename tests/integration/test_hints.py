@@ -73,6 +73,24 @@ def test_installations_with_prefixes_of_their_own_share_a_broker(
     assert hinted(client, f"{key_prefix}-other") == [theirs]
 
 
+def test_hints_that_nobody_takes_do_not_fill_the_broker(
+    app: Celery, client: Redis, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.hints._MOST_AT_BROKER", 10)
+    monkeypatch.setattr("shared.hints._COUNT_S", 0)
+    hints, late = Hints(app=app), a_turn()
+
+    for _ in range(40):
+        hints.send(a_turn())
+        assert hints.flush(DEADLINE_S)
+    assert len(hinted(client, key_prefix)) == 10
+    client.delete(broker_name(TURNS_QUEUE, key_prefix))
+    hints.send(late)
+
+    assert hints.flush(DEADLINE_S)
+    assert hinted(client, key_prefix) == [late]
+
+
 def test_hints_need_no_result_and_no_events(app: Celery) -> None:
     assert app.conf.task_ignore_result is True
     assert app.conf.task_acks_late is False
@@ -86,7 +104,7 @@ def test_rabbitmq_replicates_queues_and_waits_for_acknowledgements() -> None:
     queues = [app.amqp.queues[name] for name in (TURNS_QUEUE, CALLS_QUEUE)]
 
     assert [queue.name for queue in queues] == ["p.turns", "p.calls"]
-    assert [queue.queue_arguments for queue in queues] == [{"x-queue-type": "quorum"}] * 2
+    assert [queue.queue_arguments for queue in queues] == [{"x-queue-type": "quorum", "x-max-length": 50_000}] * 2
     assert [queue.no_ack for queue in queues] == [False, False]
     assert {queue.exchange.name for queue in queues} == {""}
 
