@@ -21,9 +21,9 @@ from hypothesis.stateful import (
 )
 from logkit import INPUT_TIMEOUT_S, LEASE_S, MAX_ATTEMPTS, SECOND, LogKit, Owner, delta, fresh_prefix, text_step
 
-from shared.errors import Conflict, Fenced, InvalidRequest, NotFound, TailMismatch
+from shared.errors import Conflict, Fenced, InvalidRequest, NotFound, QueueFull, TailMismatch
 from shared.ids import SessionRef, TurnRef
-from shared.log.turn_log import NotClaimable
+from shared.log.turn_log import PLAIN, NotClaimable, Terms
 from shared.redis_client import connect
 from shared.status import TERMINAL, TurnStatus
 
@@ -33,6 +33,14 @@ EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "0"))
 TURN = st.tuples(st.integers(0, 1), st.sampled_from(["head", "head", "head", "last", "any"]), st.integers(0, 20))
 OWNERS = ["live", "live", "live", "live", "last", "any"]
 OWNER = st.tuples(st.integers(0, 1), st.sampled_from(OWNERS), st.integers(0, 20))
+TERMS = st.builds(
+    Terms,
+    strategy=st.sampled_from([None, None, None, None, "reject", "interrupt", "rollback"]),
+    queue_ttl_s=st.sampled_from([None, None, 1, 20]),
+    deadline_s=st.sampled_from([None, None, 30, 200]),
+    counted=st.booleans(),
+    refusal=st.sampled_from(["", "", "", "", "as many wait as may"]),
+)
 Pick = tuple[int, str, int]
 Operation = Callable[..., None]
 
@@ -66,15 +74,32 @@ class Model:
     pending: tuple[str, ...] = ()
     resumed: dict[str, int] = field(default_factory=dict)
     input_due: int = 0
+    start_by: int | None = None
+    end_by: int | None = None
+    counted: bool = False
+    rolled_back: bool = False
 
     @property
     def ended(self) -> bool:
         return self.status in TERMINAL
 
     def end(self, status: TurnStatus) -> None:
+        """Its owner keeps a token that ended it itself; see `lose`."""
         self.status, self.pending, self.cancel = status, (), False
         event = {TurnStatus.COMPLETED: "turn_complete", TurnStatus.FAILED: "turn_failed"}
         self.events.append(event.get(status, "turn_canceled"))
+
+    def lose(self, status: TurnStatus) -> None:
+        """Ended by a script."""
+        self.end(status)
+        self.token = None
+
+    def past(self, now: int) -> str | None:
+        """Which of its limits has passed."""
+        if self.end_by is not None and self.end_by <= now:
+            return "deadline_exceeded"
+        late = not self.attempts and self.start_by is not None and self.start_by <= now
+        return "queue_timeout" if late else None
 
 
 class TurnLogMachine(RuleBasedStateMachine):
@@ -106,8 +131,10 @@ class TurnLogMachine(RuleBasedStateMachine):
     # The model's own questions
 
     def head(self, session: SessionRef) -> TurnRef | None:
-        alive = [ref for ref, model in self.models.items() if model.session == session and not model.ended]
-        return alive[0] if alive else None
+        return next(iter(self.alive(session)), None)
+
+    def alive(self, session: SessionRef) -> list[TurnRef]:
+        return [ref for ref, model in self.models.items() if model.session == session and not model.ended]
 
     def turn(self, pick: Pick) -> TurnRef:
         which, what, number = pick
@@ -159,27 +186,40 @@ class TurnLogMachine(RuleBasedStateMachine):
 
     # Clients
 
-    @operation(2, which=st.integers(0, 1))
-    def accept(self, which: int) -> None:
-        self._accept(which)
+    @operation(4, which=st.integers(0, 1), terms=TERMS)
+    def accept(self, which: int, terms: Terms) -> None:
+        self._accept(which, terms)
 
-    def _accept(self, which: int) -> None:
+    def _accept(self, which: int, terms: Terms = PLAIN) -> None:
         session = self.open[which]
-        if len(self.kit.queue(session)) > 2:
+        alive = self.alive(session)
+        if len(alive) > 2 and terms.strategy is None:
             return
         ref = self.kit.new_turn(session)
-        if session in self.deleted:
-            with pytest.raises(NotFound):
-                self.kit.submit(ref)
+        if (refusal := self._refusal(session, terms)) is not None:
+            with pytest.raises(refusal):
+                self.kit.submit(ref, terms=terms)
             return
-        accepted = self.kit.submit(ref)
+        if terms.strategy in ("interrupt", "rollback"):
+            for made_way in alive:
+                self.models[made_way].lose(TurnStatus.CANCELED)
+                self.models[made_way].rolled_back = terms.strategy == "rollback"
+        accepted = self.kit.submit(ref, terms=terms)
         assert accepted.is_head == (self.head(session) is None)
-        self.models[ref] = Model(session)
+        times = [None if s is None else self.kit.now + int(s * SECOND) for s in (terms.queue_ttl_s, terms.deadline_s)]
+        self.models[ref] = Model(session, start_by=times[0], end_by=times[1], counted=terms.counted)
 
-    @operation(1, pick=TURN)
-    def accept_again(self, pick: Pick) -> None:
+    def _refusal(self, session: SessionRef, terms: Terms) -> type[Exception] | None:
+        if session in self.deleted:
+            return NotFound
+        if terms.strategy == "reject" and self.head(session) is not None:
+            return Conflict
+        return QueueFull if terms.refusal else None
+
+    @operation(1, pick=TURN, terms=TERMS)
+    def accept_again(self, pick: Pick, terms: Terms) -> None:
         ref = self.turn(pick)
-        accepted = self.kit.submit(ref)
+        accepted = self.kit.submit(ref, terms=terms)
         assert (accepted.turn_id, accepted.repeated) == (ref.turn_id, True)
 
     @operation(1, pick=TURN, end_running=st.booleans())
@@ -193,9 +233,17 @@ class TurnLogMachine(RuleBasedStateMachine):
             assert answer == ("asked", None)
             model.cancel = True
         else:
-            model.end(TurnStatus.CANCELED)
-            model.token = None
-            assert answer == ("ended", self.next_after_end(ref, was_head))
+            self._ended(ref, answer, was_head, TurnStatus.CANCELED)
+
+    @operation(1, pick=TURN)
+    def fail_by_hand(self, pick: Pick) -> None:
+        ref = self.turn(pick)
+        model, was_head = self.models[ref], self.head(ref.session) == ref
+        answer = self.kit.log.fail(ref, code="stuck", message="It hung.")
+        if model.ended:
+            assert answer == ("terminal", model.status)
+        else:
+            self._ended(ref, answer, was_head, TurnStatus.FAILED)
 
     @operation(6, pick=TURN, exact=st.sampled_from([True, True, False]), digest=st.sampled_from(["d1", "d2"]))
     def resume(self, pick: Pick, exact: bool, digest: str) -> None:
@@ -218,12 +266,11 @@ class TurnLogMachine(RuleBasedStateMachine):
         session = self.open[which]
         if len(self.models) < 8:
             return  # the longer stories come first
-        alive = [ref for ref, model in self.models.items() if model.session == session and not model.ended]
+        alive = self.alive(session)
         assert self.kit.sessions.delete(session) == alive
         self.deleted.add(session)
         for ref in alive:
-            self.models[ref].end(TurnStatus.CANCELED)
-            self.models[ref].token = None
+            self.models[ref].lose(TurnStatus.CANCELED)
 
     # Workers
 
@@ -251,6 +298,8 @@ class TurnLogMachine(RuleBasedStateMachine):
             reason = "busy"
         elif self.head(ref.session) != ref:
             reason = "not_head"
+        elif model.past(self.kit.now):
+            reason = "expired"
         if reason is not None:
             with pytest.raises(NotClaimable) as refusal:
                 self.kit.claim(ref)
@@ -391,10 +440,20 @@ class TurnLogMachine(RuleBasedStateMachine):
             assert answer == ("hint" if was_head and due is not None and due <= self.kit.now else "nothing", None)
 
     def _ended(self, ref: TurnRef, answer: object, was_head: bool, status: TurnStatus) -> None:
-        model = self.models[ref]
-        model.end(status)
-        model.token = None
+        self.models[ref].lose(status)
         assert answer == ("ended", self.next_after_end(ref, was_head))
+
+    @operation(3, pick=TURN)
+    def expire(self, pick: Pick) -> None:
+        ref = self.turn(pick)
+        model, was_head = self.models[ref], self.head(ref.session) == ref
+        past, asked = model.past(self.kit.now), model.cancel
+        answer = self.kit.log.expire(ref)
+        if model.ended or past is None:
+            assert answer == ("nothing", None)
+            return
+        self._ended(ref, answer, was_head, TurnStatus.CANCELED if asked else TurnStatus.FAILED)
+        assert asked or self.kit.reader.state(ref).as_turn()["error"]["code"] == past
 
     @operation(1, pick=TURN)
     def fold_what_ended(self, pick: Pick) -> None:
@@ -411,6 +470,15 @@ class TurnLogMachine(RuleBasedStateMachine):
             assert row is not None
             assert (row.status, row.attempts) == (model.status, model.attempts)
             assert ref.turn_id in self.kit.queue(ref.session) or model.ended
+            waits = model.status is TurnStatus.QUEUED and not model.attempts
+            assert ("counted" in self.kit.hash(ref)) == (model.counted and waits)
+
+    @invariant()
+    def a_session_remembers_what_was_not_rolled_back(self) -> None:
+        for session in getattr(self, "open", ()):
+            turns = [ref for ref in self.models if ref.session == session]
+            assert self.kit.sessions.turns(session) == turns
+            assert self.kit.sessions.history(session) == [ref for ref in turns if not self.models[ref].rolled_back]
 
     @invariant()
     def the_store_does_not_contradict_itself(self) -> None:

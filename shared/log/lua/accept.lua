@@ -44,7 +44,7 @@ local unfinished = redis.call('LRANGE', keys.queue, 0, -1)
 if strategy == 'reject' and unfinished[1] then return {'BUSY', unfinished[1]} end
 if ARGV[18] == '1' then return {'FULL'} end -- before anything makes way for it
 if (strategy == 'interrupt' or strategy == 'rollback') and unfinished[1] then
-  for i = 1, math.max(#unfinished, (#ARGV - 25) / 5) do
+  for i = 1, #unfinished do
     if unfinished[i] ~= ARGV[21 + 5 * i] then
       table.insert(unfinished, 1, 'MAKE_WAY')
       return unfinished
