@@ -11,7 +11,7 @@ RUN_FLAGS := $(if $(PORT),--port '$(PORT)') $(if $(WORKERS),--workers '$(WORKERS
 	$(if $(API_PROCESSES),--api-processes '$(API_PROCESSES)') $(if $(CONFIG),--config '$(CONFIG)') \
 	$(if $(DATA),--data '$(DATA)')
 
-.PHONY: help run setup setup-dev test lint types format unit contracts integration acceptance real bench clean
+.PHONY: help run setup setup-dev test lint types format unit contracts integration acceptance real bench bench-quick profile clean
 
 help: ## Show this list
 	@grep -hE '^[a-z -]+:.*## ' Makefile | sed -E 's/:.*## /|/' | \
@@ -42,8 +42,14 @@ unit contracts integration acceptance: .venv/.dev ## One kind of tests
 real: .venv/.dev ## Against a real inference server, llama.cpp's (builds it the first time)
 	.venv/bin/python bench/real.py
 
-bench: .venv/.dev ## Measure, side by side
-	.venv/bin/python bench/run.py
+bench: .venv/.bench ## Measure beside the upstream and the peers (10 minutes)
+	.venv/bin/python -m bench
+
+bench-quick: .venv/.bench ## The same in 90 seconds, once each
+	.venv/bin/python -m bench --size quick
+
+profile: .venv/.bench ## Where a turn's time goes, by stage, and a process's CPU, by function
+	.venv/bin/python -m bench.stages
 
 setup: .venv/.run ## Only what `make run` needs
 
@@ -63,6 +69,11 @@ clean: ## Remove what set-up and tests made; data in .turnstone stay
 .venv/.dev: pyproject.toml .venv/.run
 	@echo "Installing what lint, types and tests need"
 	@$(PIP) install --group dev
+	@touch $@
+
+.venv/.bench: pyproject.toml .venv/.dev
+	@echo "Installing what plots and profiles need"
+	@$(PIP) install --group bench
 	@touch $@
 
 # pip learned dependency groups in 25.1, and no python3.11 comes with that.

@@ -1,64 +1,22 @@
 """A fake OpenAI-compatible server that costs as little as possible: what is measured is never its own work.
 
-The last user message says how to answer (`Plan`). Each token is a write of its own and carries the time at which it
-was sent, so that a reader can tell how long it was under way: `~` and the low 32 bits of the monotonic clock in µs,
-which all processes of a machine share.
+The last user message says how to answer (`Plan`). Each token is a write of its own.
 """
 
 import argparse
 import asyncio
 import re
 import sys
-import time
-from dataclasses import dataclass
 
-MODEL = "bench"
-TOKEN_BYTES = 9
-_PLAN = re.compile(rb"tokens=(\d+) first_ms=([\d.]+) token_ms=([\d.]+)")
+from bench.load.plan import STAMP_BYTES, Plan, now_us, stamp
+
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_STAMP = re.compile(rb"~([0-9a-f]{8})")
-_WRAP = 1 << 32
 
 _CHUNK = b'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","created":1,"model":"bench","choices":['
 _BEFORE = _CHUNK + b'{"index":0,"delta":{"content":"'
 _AFTER = b'"},"finish_reason":null}]}\n\n'
-_TOKEN_HEAD = b"%x\r\n%b" % (len(_BEFORE) + TOKEN_BYTES + len(_AFTER), _BEFORE)
-_TOKEN_TAIL = _AFTER + b"\r\n"
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _MODELS = b'{"object":"list","data":[{"id":"bench","object":"model","created":1,"owned_by":"bench"}]}'
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A reply: how many tokens, when the first one comes, and how far apart the others."""
-
-    tokens: int
-    first_ms: float = 0.0
-    token_ms: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """How long the reply takes."""
-        return (self.first_ms + (self.tokens - 1) * self.token_ms) / 1000
-
-    def prompt(self) -> str:
-        """The user message that asks for this reply."""
-        return f"tokens={self.tokens} first_ms={self.first_ms} token_ms={self.token_ms}"
-
-    @classmethod
-    def last_in(cls, body: bytes) -> "Plan":
-        """The plan of the last message in a request's body."""
-        tokens, first_ms, token_ms = _PLAN.findall(body)[-1]
-        return cls(tokens=int(tokens), first_ms=float(first_ms), token_ms=float(token_ms))
-
-
-def now_us() -> int:
-    return time.monotonic_ns() // 1000
-
-
-def ages_us(frame: bytes, now: int) -> list[int]:
-    """For each token in a piece of text: how long ago it was sent."""
-    return [(now - int(stamp, 16)) % _WRAP for stamp in _STAMP.findall(frame)]
 
 
 class Upstream(asyncio.Protocol):
@@ -66,13 +24,12 @@ class Upstream(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._data = b""
-        self._left = 0
-        self._gap_s = 0.0
-        self._next_at = 0.0
-        self._sent = 0
-        self._paused = False
-        self._waits = False
+        self._parts: list[bytes] = []
+        self._missing = 0
+        self._left = self._sent = 0
+        self._gap_s = self._next_at = 0.0
+        self._paused = self._waits = False
+        self._next_head = self._next_tail = self._head = self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -82,16 +39,23 @@ class Upstream(asyncio.Protocol):
         self._left = 0
 
     def data_received(self, data: bytes) -> None:
-        self._data += data
-        head, blank, body = self._data.partition(b"\r\n\r\n")
-        length = _LENGTH.search(head)
-        if not blank or len(body) < (int(length[1]) if length else 0):
-            return
-        self._data = b""
-        if head.startswith(b"GET /v1/models"):
+        """Gather a request. Its pieces are joined once: a session's history may be long."""
+        self._parts.append(data)
+        if self._missing:
+            self._missing -= len(data)
+        else:
+            self._missing = _missing(b"".join(self._parts))
+        if self._missing == 0:
+            request, self._parts = b"".join(self._parts), []
+            self._take(request)
+        elif self._missing < 0:
+            self._missing = 0  # not even the head is here
+
+    def _take(self, request: bytes) -> None:
+        if request.startswith(b"GET "):
             self._transport.write(_whole(_MODELS))
         else:
-            self._answer(Plan.last_in(body))
+            self._answer(Plan.last_in(request))
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -104,6 +68,7 @@ class Upstream(asyncio.Protocol):
 
     def _answer(self, plan: Plan) -> None:
         self._transport.write(_HEAD)
+        self._frame(plan.token_bytes)
         self._left = self._sent = plan.tokens
         self._gap_s = plan.token_ms / 1000
         self._next_at = self._loop.time() + plan.first_ms / 1000
@@ -112,13 +77,20 @@ class Upstream(asyncio.Protocol):
         else:
             self._token()
 
+    def _frame(self, token_bytes: int) -> None:
+        """What stands around the stamps: once of the first token, which says too when its request came in."""
+        arrival, filler = stamp(b"@", now_us()), b"." * (token_bytes - STAMP_BYTES)
+        self._next_head, self._next_tail = _around(arrival + filler)
+        self._head, self._tail = _around(filler)
+
     def _token(self) -> None:
         if not self._left:
             return
         if self._paused:
             self._waits = True
             return
-        self._transport.write(_TOKEN_HEAD + b"~%08x" % (now_us() % _WRAP) + _TOKEN_TAIL)
+        self._transport.write(self._next_head + stamp(b"~", now_us()) + self._next_tail)
+        self._next_head, self._next_tail = self._head, self._tail
         self._left -= 1
         if not self._left:
             self._transport.write(_end(self._sent))
@@ -128,6 +100,20 @@ class Upstream(asyncio.Protocol):
         else:
             # Through the loop, so that streams take turns and each token is a write of its own.
             self._loop.call_soon(self._token)
+
+
+def _around(more: bytes) -> tuple[bytes, bytes]:
+    """What comes before and after the stamp of a token whose text goes on with `more`."""
+    return b"%x\r\n%b" % (len(_BEFORE) + STAMP_BYTES + len(more) + len(_AFTER), _BEFORE), more + _AFTER + b"\r\n"
+
+
+def _missing(data: bytes) -> int:
+    """How many bytes of a request have not come yet; -1 where its head is not whole."""
+    head, blank, body = data.partition(b"\r\n\r\n")
+    if not blank:
+        return -1
+    length = _LENGTH.search(head)
+    return (int(length[1]) if length else 0) - len(body)
 
 
 def _end(tokens: int) -> bytes:
