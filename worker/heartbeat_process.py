@@ -67,7 +67,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logs.configure(LogSettings.from_env())
-    hello = json.loads(sys.stdin.readline())
+    first = sys.stdin.readline()
+    if not first:
+        return  # the parent was killed before it said anything
+    hello = json.loads(first)
     lease_s = float(hello["lease_s"])
     log = TurnLog(client=connect(hello["redis_url"]), keys=Keys(hello["key_prefix"]), lease_s=lease_s)
     leases = Leases()

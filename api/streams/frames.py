@@ -10,6 +10,7 @@ PING_WITH_IDS = b": ping\n"
 """No blank line: where a stream has `id:` lines, the official client takes one for an event without data."""
 PING = b": ping\n\n"
 RESTARTING = b": the server restarts, reconnect\n"
+STORE_AWAY = b": the store does not answer, reconnect\n"
 
 _LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 

@@ -11,7 +11,7 @@ from api.streams.hub import HubClosed, TailHub
 from api.streams.rebuilt import rebuilt_events
 from api.streams.story import StoryLost, read_from
 from api.streams.views import TurnViews
-from shared.errors import NotFound
+from shared.errors import NotFound, StoreError
 from shared.events import TERMINAL_EVENTS, Entry, Json
 from shared.fold import fold
 from shared.ids import TurnRef
@@ -140,6 +140,10 @@ class Tails:
                         return
             except HubClosed:
                 yield frames.RESTARTING
+                return
+            except StoreError:
+                # The status has been promised: all that a reader can be told now is to come again.
+                yield frames.STORE_AWAY
                 return
             except BlobGone:
                 reset = None

@@ -2,10 +2,12 @@
 
 import threading
 import time
+from pathlib import Path
 
 import orjson
 import pytest
-from apikit import Api, assert_problem
+from apikit import Api, assert_problem, ref_of
+from rooms import Rooms
 from waiting import wait_for
 
 
@@ -154,3 +156,15 @@ def test_a_client_that_leaves_a_tail_leaves_nothing_behind(api: Api) -> None:
     answer.close()
 
     assert hub._topics == {}
+
+
+def test_a_stream_whose_store_goes_away_before_its_first_event_ends_with_a_word(tmp_path: Path) -> None:
+    with Rooms(tmp_path) as rooms:
+        tails = (api := Api.on(rooms.store_url, "ts")).services.tails
+        stream = tails.events_response(ref_of(api.turn()), after=None)
+
+        rooms.kill_store()
+        said = list(stream or ())
+        tails.close()
+
+    assert said == [b": the store does not answer, reconnect\n"]

@@ -196,6 +196,14 @@ def test_the_heartbeat_process_ends_with_a_parent_that_is_killed(bench: Bench) -
         wait_for(lambda: bench.left_s(claim.ref) < 0, "the lease has lapsed")
 
 
+def test_the_heartbeat_process_of_a_parent_that_died_at_once_ends_without_a_word() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.heartbeat_process"], input=b"", capture_output=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 def test_a_notice_about_an_earlier_claim_does_not_touch_the_present_one() -> None:
     heard: list[Any] = []
     ref = TurnRef("default", "sess_01_a", "turn_01_a")
