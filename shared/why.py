@@ -111,7 +111,8 @@ def _limit_reached(facts: Facts) -> Next | None:
     limits = (facts.start_s if facts.attempts == 0 else None, facts.end_s)
     if all(limit is None or limit > 0 for limit in limits):
         return None
-    return Next("limit_reached", _by_workers(facts.workers, "Its time is up: a worker ends it within seconds."))
+    then = "a worker ends it within seconds." if facts.workers else f"no worker is alive to end it: {_START}"
+    return Next("limit_reached", f"Its time is up; {then}")
 
 
 def _held(facts: Facts) -> Next | None:
@@ -132,14 +133,16 @@ def _silent(facts: Facts) -> Next | None:
     owner = facts.owner
     if owner is None:
         return None
+    act = "ends it as canceled" if facts.cancel else "takes over"
+    when = f"in {duration(owner.left_s)}" if owner.left_s > 0 else "within seconds"
     others = facts.workers - owner.alive
-    then = "ends it as canceled" if facts.cancel else "takes over"
+    then = f"Another {act} {when}." if others else f"No other worker is alive: {_START}"
     if owner.left_s > 0:
         said = f"Its worker {owner.worker} has not renewed its lease for {duration(owner.renewed_s)}."
-        soon = f"Another {then} in {duration(owner.left_s)}."
-        return Next("owner_silent", f"{said} {_by_workers(others, soon)}")
-    said = f"Its worker {owner.worker} is lost: its lease ended {duration(-owner.left_s)} ago."
-    return Next("owner_lost", f"{said} {_by_workers(others, f'Another {then} within seconds.')}")
+        return Next("owner_silent", f"{said} {then}")
+    return Next(
+        "owner_lost", f"Its worker {owner.worker} is lost: its lease ended {duration(-owner.left_s)} ago. {then}"
+    )
 
 
 def _awaiting(facts: Facts) -> Next | None:
@@ -168,11 +171,6 @@ def _waiting(facts: Facts) -> Next | None:
 
 def _unscheduled(facts: Facts) -> Next:
     return Next("unscheduled", "The store has lost that it is due, so no worker hears of it. Fail it, then requeue it.")
-
-
-def _by_workers(workers: int, text: str) -> str:
-    """What workers do, if there are any."""
-    return text if workers > 0 else f"No worker is alive that could: {_START}"
 
 
 _RULES: tuple[Callable[[Facts], Next | None], ...] = (

@@ -3,12 +3,11 @@
 import hashlib
 import shlex
 import sys
-import uuid
 from dataclasses import dataclass
 
 import orjson
 
-from shared.cli.client import ApiClient
+from shared.cli.client import ApiClient, new_key
 from shared.cli.exits import OK
 from shared.cli.terminal import Terminal
 from shared.cli.transcript import JsonLines, Transcript
@@ -74,7 +73,7 @@ def _submit(api: ApiClient, terminal: Terminal, question: Question) -> TurnPath:
         if question.model is not None:
             body["model"] = question.model
     try:
-        turn = api.post(f"{session_path(agent_id, session_id)}/turn", body, key=_new_key())
+        turn = api.post(f"{session_path(agent_id, session_id)}/turn", body, key=new_key())
     except KeyboardInterrupt:
         terminal.note(
             "Interrupted before the API had answered. Whether the turn was accepted is told by:\n"
@@ -100,13 +99,13 @@ def _agent_and_session(api: ApiClient, terminal: Terminal, question: Question) -
     except ApiRefused as error:
         if error.status != 404:
             raise
-    agent_id = api.post("/agents", body, key=_new_key())["agent_id"]
+    agent_id = api.post("/agents", body, key=new_key())["agent_id"]
     return agent_id, _new_session(api, agent_id, question.text)
 
 
 def _new_session(api: ApiClient, agent_id: str, text: str) -> str:
     name = shortened(one_line(text), SESSION_NAME_WIDTH)
-    created = api.post(f"{agent_path(agent_id)}/session", {"session_name": name}, key=_new_key())
+    created = api.post(f"{agent_path(agent_id)}/session", {"session_name": name}, key=new_key())
     return str(created["session_id"])
 
 
@@ -124,7 +123,3 @@ def _tell_how_to_go_on(terminal: Terminal, turn: TurnPath, *, url: str | None) -
     command = f"turnstone ask --agent {shlex.quote(turn.agent_id)} \\\n    --session {shlex.quote(turn.session_id)}"
     where = f" \\\n    --url {shlex.quote(url)}" if url is not None else ""
     terminal.note(f'\nTo go on in this session:\n  {command}{where} "…"')
-
-
-def _new_key() -> str:
-    return f"turnstone-cli-{uuid.uuid4().hex}"

@@ -2,6 +2,7 @@
 
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -23,7 +24,7 @@ NOT_READY = frozenset({502, 503, 504})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _LISTING = re.compile(
-    r"GET /v1/(?:(models|agents)|agents/([^/ {]+)/(sessions)|agents/([^/ {]+)/session/([^/ {]+)) lists"
+    r"GET /v1/(?:(models|agents|turns)|agents/([^/ {]+)/(sessions)|agents/([^/ {]+)/session/([^/ {]+)) lists"
 )
 
 
@@ -158,6 +159,11 @@ class ApiClient:
 
 class _Broken(ApiUnreachable):
     """The request may have arrived: it can be repeated where it has an idempotency key."""
+
+
+def new_key() -> str:
+    """An idempotency key, for one request and its repetitions."""
+    return f"turnstone-cli-{uuid.uuid4().hex}"
 
 
 def _hint(reply: httpx.Response, message: str) -> str | None:

@@ -49,6 +49,33 @@ def list_turns(api: ApiClient, terminal: Terminal, agent: str, session: str, *, 
     return _tell(terminal, found, heads, rows, json=json, none="No turns in this session.")
 
 
+def list_all_turns(
+    api: ApiClient,
+    terminal: Terminal,
+    *,
+    status: str | None,
+    agent: str | None,
+    limit: int,
+    after: str | None,
+    json: bool,
+) -> int:
+    """A page of turns of all agents and sessions, newest first."""
+    found = api.get("/turns", status=status, agent_id=agent, limit=limit, after=after)
+    rows = [(one["turn_id"], one["status"], _time(one["created_at"]), _about(one)) for one in found["data"]]
+    code = _tell(terminal, found, ("TURN", "STATUS", "TIME (UTC)", "ABOUT"), rows, json=json, none="No turns.")
+    if found["has_more"] and not json:
+        terminal.note(f"There are more: --after {found['after']}")
+    return code
+
+
+def _about(turn: Json) -> str:
+    """Why it failed, or who runs it."""
+    error = turn.get("error")
+    if error is not None:
+        return f"{error['code']}: {error['message']}"
+    return f"on {turn['worker']}" if turn.get("worker") else ""
+
+
 def _tell(
     terminal: Terminal,
     found: Json,

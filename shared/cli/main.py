@@ -11,16 +11,18 @@ from shared.cli import exits
 from shared.cli.ask import Question, read_question, run_ask
 from shared.cli.client import ApiClient
 from shared.cli.dev import DevOptions, run_dev
-from shared.cli.listing import list_agents, list_models, list_sessions, list_turns
+from shared.cli.listing import list_agents, list_all_turns, list_models, list_sessions, list_turns
+from shared.cli.operate import fail, requeue, show_why
 from shared.cli.parser import build_parser
 from shared.cli.show_config import check_config, show_config
 from shared.cli.stack import API_COMMAND, WORKER_COMMAND
 from shared.cli.tail import run_tail
 from shared.cli.terminal import Terminal
-from shared.cli.turnpath import parse_turn
+from shared.cli.turnpath import parse_turn, parse_turn_id
 from shared.errors import ApiRefused, ApiUnreachable, ConfigError
 from shared.settings import ClientSettings, Settings
 
+_TWO_ADDRESSES = "The turn's URL names the API's address already: leave --url out."
 ROOMS = {"api": API_COMMAND, "worker": WORKER_COMMAND}
 # Flags stand above the environment; they are read as the variables whose rules they share.
 VARIABLES = {
@@ -71,6 +73,14 @@ class _Call:
         with ApiClient(settings=self.client()) as api:
             return listing(api, self.terminal(), **arguments, json=self.args.json)
 
+    def on_turn(self, command: Callable[..., int], **arguments: object) -> int:
+        """Run one of the commands for operators on the turn that is named."""
+        turn_id, url = parse_turn_id(self.args.turn)
+        if url is not None and self.args.url is not None:
+            raise ConfigError(_TWO_ADDRESSES)
+        with ApiClient(settings=self.client(url=url)) as api:
+            return command(api, self.terminal(), turn_id, **arguments, json=self.args.json)
+
 
 def _dev(call: _Call) -> int:
     settings = Settings.from_env(call.environ, require_store=False)
@@ -110,9 +120,24 @@ def _tail(call: _Call) -> int:
     args = call.args
     turn, url = parse_turn(args.turn, agent=args.agent, session=args.session)
     if url is not None and args.url is not None:
-        raise ConfigError("The turn's URL names the API's address already: leave --url out.")
+        raise ConfigError(_TWO_ADDRESSES)
     settings = call.client(url=url)
     return run_tail(settings, call.terminal(), turn, after=args.after, json=args.json, url=url or args.url)
+
+
+def _turns(call: _Call) -> int:
+    args = call.args
+    narrowed = any(value is not None for value in (args.status, args.of_agent, args.limit, args.after))
+    if args.agent is None:
+        limit = 50 if args.limit is None else args.limit
+        return call.list(list_all_turns, status=args.status, agent=args.of_agent, limit=limit, after=args.after)
+    if args.session is None or narrowed:
+        raise ConfigError("Give AGENT and SESSION for the turns of one session, or flags for those of all, not both.")
+    return call.list(list_turns, agent=args.agent, session=args.session)
+
+
+def _requeue(call: _Call) -> int:
+    return call.on_turn(requeue, url=call.args.url or parse_turn_id(call.args.turn)[1])
 
 
 COMMANDS: dict[str, Callable[[_Call], int]] = {
@@ -127,7 +152,10 @@ COMMANDS: dict[str, Callable[[_Call], int]] = {
     "sessions": lambda call: call.list(
         list_sessions, agent=call.args.agent, start=call.args.start, limit=call.args.limit
     ),
-    "turns": lambda call: call.list(list_turns, agent=call.args.agent, session=call.args.session),
+    "turns": _turns,
+    "why": lambda call: call.on_turn(show_why),
+    "requeue": _requeue,
+    "fail": lambda call: call.on_turn(fail, reason=call.args.reason),
 }
 
 

@@ -46,6 +46,27 @@ examples:
 
 {EXPLAINED}"""
 
+_TURNS = """\
+examples:
+  turnstone turns                           of all agents and sessions
+  turnstone turns --status failed
+  turnstone turns --status queued,in_progress --agent AGENT
+  turnstone turns AGENT SESSION             of one session, in their order"""
+
+_WHY = """\
+examples:
+  turnstone why TURN
+  turnstone why TURN --json | jq -r .next.code"""
+
+_REQUEUE = """\
+The new turn has the input and the configuration of the old one, and waits for
+the unfinished turns of their session. Its id goes to standard output.
+
+examples:
+  turnstone requeue TURN
+  turnstone turns --status failed --json | jq -r '.data[].turn_id' |
+    xargs -n 1 turnstone requeue"""
+
 _CONFIG = """\
 examples:
   turnstone config check                    ./turnstone.yaml
@@ -84,10 +105,12 @@ def build_parser() -> argparse.ArgumentParser:
     sessions = add("sessions", "list an agent's sessions, oldest first")
     sessions.add_argument("agent", metavar="AGENT", help="an agent's id; `turnstone agents` shows them")
     _add_page_flags(sessions)
-    turns = add("turns", "list the turns of an agent's session, in their order")
-    turns.add_argument("agent", metavar="AGENT", help="an agent's id; `turnstone agents` shows them")
-    turns.add_argument("session", metavar="SESSION", help="its session's id; `turnstone sessions AGENT` shows them")
-    _add_api_flags(turns)
+    _add_turns(add("turns", "list turns: of all sessions, newest first, or of one", epilog=_TURNS))
+    _add_turn(add("why", "say why a turn does not go on, and what can be done", epilog=_WHY))
+    _add_turn(add("requeue", "run a turn again that failed or was canceled, as a new one", epilog=_REQUEUE))
+    failing = add("fail", "end a turn as failed, whoever runs it")
+    _add_turn(failing)
+    failing.add_argument("--reason", metavar="TEXT", help="becomes part of the turn's error message")
     return parser
 
 
@@ -134,6 +157,22 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--after", metavar="ID", help="begin behind this event (default: with the first)")
     _add_url(parser)
     _add_json(parser, "each event as a JSON line")
+
+
+def _add_turns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("agent", metavar="AGENT", nargs="?", help="an agent's id; `turnstone agents` shows them")
+    session = "its session's id; `turnstone sessions AGENT` shows them"
+    parser.add_argument("session", metavar="SESSION", nargs="?", help=session)
+    parser.add_argument("--status", metavar="S", help="only these, with commas in between")
+    parser.add_argument("--agent", metavar="A", dest="of_agent", help="only those of this agent")
+    parser.add_argument("--limit", metavar="N", type=int, help="show at most N (default 50, at most 200)")
+    parser.add_argument("--after", metavar="PLACE", help="go on where a page ended, which says so")
+    _add_api_flags(parser)
+
+
+def _add_turn(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("turn", metavar="TURN", help="the turn's id, path or URL")
+    _add_api_flags(parser)
 
 
 def _add_page_flags(parser: argparse.ArgumentParser) -> None:

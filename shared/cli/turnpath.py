@@ -39,6 +39,11 @@ class TurnPath:
         return " \\\n    ".join(lines)
 
 
+def turn_path(turn_id: str) -> str:
+    """A turn's path below `/v1` where its id is all that is known."""
+    return f"/turns/{quote(turn_id, safe='')}"
+
+
 def session_path(agent_id: str, session_id: str) -> str:
     """A session's path below `/v1`."""
     return f"{agent_path(agent_id)}/session/{quote(session_id, safe='')}"
@@ -47,6 +52,14 @@ def session_path(agent_id: str, session_id: str) -> str:
 def agent_path(agent_id: str) -> str:
     """An agent's path below `/v1`."""
     return f"/agents/{quote(agent_id, safe='')}"
+
+
+def parse_turn_id(text: str) -> tuple[str, str | None]:
+    """The id of the turn that `text` names, and the API's address where `text` is a whole URL. Raises ConfigError."""
+    if "/" not in text:
+        return text, None
+    turn, url = parse_turn(text, agent=None, session=None)
+    return turn.turn_id, url
 
 
 def parse_turn(text: str, *, agent: str | None, session: str | None) -> tuple[TurnPath, str | None]:

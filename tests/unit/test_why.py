@@ -53,12 +53,12 @@ SAID = {
     "of a silent worker, with no other": (
         running(SILENT, workers=0),
         "owner_silent",
-        "for 9 s. No worker is alive that could: start one (turnstone worker).",
+        "for 9 s. No other worker is alive: start one (turnstone worker).",
     ),
     "of a silent worker that is the only one alive": (
         running(Owner(worker="host:1", alive=True, lease_s=15, renewed_s=9, left_s=6), workers=1),
         "owner_silent",
-        "No worker is alive that could",
+        "No other worker is alive",
     ),
     "of a lost worker": (
         running(LOST),
@@ -87,7 +87,7 @@ SAID = {
     "not taken up in time, with no worker": (
         facts(start_s=-0.5, hint_s=1.0, workers=0),
         "limit_reached",
-        "No worker is alive that could: start one",
+        "Its time is up; no worker is alive to end it: start one (turnstone worker).",
     ),
     "next, with a hint to come": (
         facts(queue=Queue(), hint_s=4.2),
