@@ -92,12 +92,16 @@ class Tails:
                     return
         except HubClosed:
             yield _failure(ref, "restarting", f"The server restarts. The turn goes on: {_READ_IT}")
+        except StoreError:
+            yield _failure(ref, "store_unavailable", f"The store does not answer. The turn goes on: {_READ_IT}")
         except (StoryLost, BlobGone):
-            if self._found(ref) is None:
-                yield _failure(ref, "turn_lost", _GONE)
-            else:
-                lost = "The store has lost events of this turn in a failover."
-                yield _failure(ref, "events_lost", f"{lost} It goes on without them: {_READ_IT}")
+            yield self._lost_failure(ref)
+
+    def _lost_failure(self, ref: TurnRef) -> bytes:
+        if self._found(ref) is None:
+            return _failure(ref, "turn_lost", _GONE)
+        lost = "The store has lost events of this turn in a failover."
+        return _failure(ref, "events_lost", f"{lost} It goes on without them: {_READ_IT}")
 
     def wait_resting(self, ref: TurnRef, timeout_s: float | None) -> Iterator[None]:
         """Yields every 15 s at the latest while the turn works; ends when it rests, or after `timeout_s`.
@@ -129,7 +133,16 @@ class Tails:
         yield True
 
     def _tail(self, ref: TurnRef, after: Cursor, heartbeat_s: float) -> Iterator[bytes]:
-        """Events to the turn's end. Where the log tells another story: a reset, and on from there."""
+        """Events to the turn's end, or the word to come again: a status has been promised by then."""
+        try:
+            yield from self._told(ref, after, heartbeat_s)
+        except HubClosed:
+            yield frames.RESTARTING
+        except StoreError:
+            yield frames.STORE_AWAY
+
+    def _told(self, ref: TurnRef, after: Cursor, heartbeat_s: float) -> Iterator[bytes]:
+        """Where the log tells another story: a reset, and on from there."""
         cursor, reason = after, "unknown_cursor"
         while True:
             try:
@@ -138,13 +151,6 @@ class Tails:
                     yield self._frames(ref, batch)
                     if batch and batch[-1].event_type in TERMINAL_EVENTS:
                         return
-            except HubClosed:
-                yield frames.RESTARTING
-                return
-            except StoreError:
-                # The status has been promised: all that a reader can be told now is to come again.
-                yield frames.STORE_AWAY
-                return
             except BlobGone:
                 reset = None
             except StoryLost:
