@@ -30,8 +30,9 @@ class Settings:
     `redis_url` is a redis-py URL (`redis://`, `rediss://`, `unix://`), `broker_url` a kombu URL. Both are
     empty in one case only: `from_env(require_store=False)` without TURNSTONE_REDIS_URL.
     `concurrency` is the number of turns that one worker process runs at once; `queue` is what it serves: turns, or
-    calls, for which a client waits. `metrics_host` and `metrics_port` are where a worker process serves its metrics;
-    port 0: it does not. The API serves its own on its own port.
+    calls, for which a client waits; `drain_s` is how long one that is told to stop lets go on what it is at.
+    `metrics_host` and `metrics_port` are where a worker process serves its metrics; port 0: it does not. The API serves
+    its own on its own port.
     """
 
     redis_url: str
@@ -48,6 +49,7 @@ class Settings:
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0
     queue: str = TURNS_QUEUE
+    drain_s: int = 30
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, require_store: bool = True) -> "Settings":
@@ -73,6 +75,7 @@ class Settings:
             metrics_host=env.get("TURNSTONE_METRICS_HOST", "127.0.0.1"),
             metrics_port=_integer(env, "TURNSTONE_METRICS_PORT", default=0, least=0, most=MAX_PORT),
             queue=_queue(env),
+            drain_s=_integer(env, "TURNSTONE_DRAIN_S", default=30, least=0),
         )
 
     def as_environ(self) -> dict[str, str]:
@@ -92,6 +95,7 @@ class Settings:
             "TURNSTONE_METRICS_HOST": self.metrics_host,
             "TURNSTONE_METRICS_PORT": str(self.metrics_port),
             "TURNSTONE_QUEUE": self.queue,
+            "TURNSTONE_DRAIN_S": str(self.drain_s),
         }
 
 

@@ -28,11 +28,12 @@ class Interrupts:
 
     Thrown at most once, and only inside `open`, where the turn waits for somebody else. Anywhere else it could tear
     a write, or the handling of an earlier interrupt; there the turn goes on to its next `check`. What comes first
-    counts.
+    counts. Being asked to leave is not thrown, and anything else may come after it.
     """
 
     def __init__(self) -> None:
         self._asked: Interrupt | None = None
+        self._leaving = False
         self._waits: gevent.Greenlet | None = None
 
     def ask(self, reason: Interrupt) -> None:
@@ -42,10 +43,20 @@ class Interrupts:
             # From the hub, and looked at again there: the turn may have gone on before.
             gevent.get_hub().loop.run_callback(self._throw)
 
+    def ask_to_leave(self) -> None:
+        """Have the turn given back at its next boundary: what it is at is not broken off. Safe wherever `ask` is."""
+        self._leaving = True
+
     def check(self) -> None:
         """Raise what was asked for."""
         if self._asked is not None:
             raise self._asked
+
+    def boundary(self) -> None:
+        """As `check`, between two steps: here the turn can leave, and nothing will be paid for twice."""
+        self.check()
+        if self._leaving:
+            raise Draining
 
     @contextmanager
     def open(self) -> Iterator[None]:

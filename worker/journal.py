@@ -2,10 +2,15 @@
 
 While a round trip is in flight the next batch gathers, so the first token leaves at once and batches grow with
 load. Text deltas of one step that wait together become one event; an event that has been sent is frozen.
+
+What landed is kept for a while. Where a log ends before the place that its writer knows (the store has failed over to a
+replica that lagged), the batches behind its end are sent again: each is a whole script, so what survives ends with one,
+and under the same claim they get the same ids.
 """
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable
 
 import gevent
@@ -18,6 +23,7 @@ from shared.fold import TurnState
 from shared.ids import TurnRef
 from shared.log.turn_log import Claim, TurnLog, Write, Written
 from worker.interrupts import CancelAsked, Interrupts, LeaseLost
+from worker.kept import Batch, Kept
 from worker.observer import Observer
 from worker.outage import Outage
 from worker.vital import spawn_vital
@@ -25,13 +31,16 @@ from worker.vital import spawn_vital
 logger = logging.getLogger(__name__)
 
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_OBJECT_BYTES = 400
+"""What an event, and what a batch takes in memory beside its payload, measured for text deltas."""
 
 
 class TurnWriter:
     """One owned turn: its state, what is to be written, and where its log ends.
 
     `emit` never waits; `settle` waits until everything is in the store. Both raise LogError once the turn is lost;
-    `interrupts` hears of that too, and of a cancel that a write's reply tells of.
+    `interrupts` hears of that too, and of a cancel that a write's reply tells of. `close` it when the turn
+    has been left.
     """
 
     def __init__(self, *, claim: Claim, state: TurnState, interrupts: Interrupts, journal: "Journal") -> None:
@@ -44,7 +53,8 @@ class TurnWriter:
         self._private_last = claim.private_last
         self._pending: list[Event] = []
         self._notes: list[tuple[str, bytes]] = []
-        self._sent: Write | None = None
+        self._size = 0
+        self._frozen: deque[Batch] = deque()
         self._lost: LogError | None = None
         self._idle = Signal()
         self._idle.set()
@@ -54,7 +64,7 @@ class TurnWriter:
         if self._lost is not None:
             raise self._lost
         # Here and not in the journal: what cannot be encoded must fail its own turn and no other.
-        event.encode()
+        self._size += len(event.encode()) + _OBJECT_BYTES
         self.state.apply(event)
         if self._pending and (merged := _merge(self._pending[-1], event)) is not None:
             self._pending[-1] = merged
@@ -67,7 +77,9 @@ class TurnWriter:
         """Take a private record into the state and have it written, with the events around it or before them."""
         if self._lost is not None:
             raise self._lost
-        self._notes.append((kind, orjson.dumps(payload)))
+        record = orjson.dumps(payload)
+        self._size += len(record) + _OBJECT_BYTES
+        self._notes.append((kind, record))
         self.state.note(kind, payload)
         self._idle.clear()
         self._journal.wake(self)
@@ -86,37 +98,67 @@ class TurnWriter:
         self.settle()
         return Write(ref=self.ref, token=self.token, last=self._last, private_last=self._private_last, events=events)
 
+    def restore(self, short: TailMismatch) -> None:
+        """Have what the store has lost written again; to be called where a `last_write` was refused.
+
+        Raises `short` where that is not kept any more: the turn is lost.
+        """
+        if not self._again(short):
+            self._lose(short)
+            raise short
+        self._idle.clear()
+        self._journal.wake(self)
+
+    def close(self) -> None:
+        """Nothing of this turn needs to be kept any more."""
+        self._journal.kept.drop(self.token)
+
     def begin(self) -> Write | None:
         """The next batch, or the one in doubt again. Called by the journal only."""
-        if self._sent is None and (self._pending or self._notes):
-            events, self._pending = self._pending, []
-            notes, self._notes = self._notes, []
-            self._sent = Write(
-                ref=self.ref,
-                token=self.token,
-                last=self._last,
-                private_last=self._private_last,
-                events=events,
-                private=notes,
-            )
-        return self._sent
+        if not self._frozen and (self._pending or self._notes):
+            self._frozen.append(self._freeze())
+        return self._frozen[0].write if self._frozen else None
 
     def landed(self, result: Written | LogError) -> None:
         """What the log said to the batch. Called by the journal only."""
-        sent = self._sent
-        if sent is None:
+        if not self._frozen:
             return
-        if isinstance(result, TailMismatch) and (result.last, result.private_last) == _end_of(sent):
+        sent = self._frozen[0]
+        if isinstance(result, TailMismatch) and (result.last, result.private_last) == _end_of(sent.write):
             # The reply to an earlier try was lost; the batch is in the log.
             result = Written(result.last, result.private_last, False)
-        if isinstance(result, LogError):
+        if isinstance(result, TailMismatch) and self._again(result):
+            self._journal.wake(self)
+        elif isinstance(result, LogError):
             self._lose(result)
         else:
-            self._last, self._private_last, self._sent = result.last, result.private_last, None
+            self._journal.kept.add(self._frozen.popleft())
+            self._last, self._private_last = result.last, result.private_last
             self._after(result)
 
+    def _freeze(self) -> Batch:
+        write = Write(
+            ref=self.ref,
+            token=self.token,
+            last=self._last,
+            private_last=self._private_last,
+            events=self._pending,
+            private=self._notes,
+        )
+        batch = Batch(write, self._size + _OBJECT_BYTES)
+        self._pending, self._notes, self._size = [], [], 0
+        return batch
+
+    def _again(self, short: TailMismatch) -> bool:
+        """Put what the store has lost in front of what is to be sent; whether it was still there."""
+        lost = self._journal.kept.take_after(self.token, short.last, short.private_last)
+        if lost:
+            logger.warning("the store has lost %d batches of turn %s: they are sent again", len(lost), self.ref.turn_id)
+        self._frozen.extendleft(reversed(lost))
+        return bool(lost)
+
     def _after(self, result: Written) -> None:
-        if self._pending or self._notes:
+        if self._frozen or self._pending or self._notes:
             self._journal.wake(self)
         else:
             self._idle.set()
@@ -125,7 +167,9 @@ class TurnWriter:
 
     def _lose(self, error: LogError) -> None:
         self._lost = error
-        self._pending, self._notes, self._sent = [], [], None
+        self._pending, self._notes = [], []
+        self._frozen.clear()
+        self.close()
         self._idle.set()
         # The turn may be waiting for a provider that says nothing.
         self._interrupts.ask(LeaseLost())
@@ -134,7 +178,8 @@ class TurnWriter:
 class Journal:
     """Writes the events of all turns of this process. `start` it once, `stop` it after the last turn."""
 
-    def __init__(self, *, log: TurnLog, observer: Observer | None = None) -> None:
+    def __init__(self, *, log: TurnLog, observer: Observer | None = None, kept: Kept | None = None) -> None:
+        self.kept = kept or Kept()
         self._log = log
         self._observer = observer or Observer()
         self._dirty: dict[TurnWriter, None] = {}

@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from celery import Celery, signals
@@ -18,7 +19,8 @@ from shared.runconfig import RunConfig, load
 from shared.runconfig.secrets import secret_values
 from shared.settings import LogSettings, Settings
 from worker.calls_runtime import CallsRuntime
-from worker.hint_consumer import HintConsumer
+from worker.drain import Drain
+from worker.draining_consumer import DrainingConsumer
 from worker.hint_request import request_class
 from worker.runtime import Runtime
 
@@ -38,7 +40,7 @@ def main() -> None:
         sys.exit(os.EX_CONFIG)
     # Celery warns root against pickled messages; ours are JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    app.conf.worker_consumer = HintConsumer
+    app.conf.worker_consumer = partial(DrainingConsumer, drain=runtime.drain)
     # It announces its end on standard output, in a form of its own.
     celery_worker.safe_say = lambda *_: None
     app.task(name=room.task, Request=request_class(app))(runtime.run)
@@ -49,11 +51,13 @@ def main() -> None:
 class Room(Protocol):
     """What a worker process does, from its start to its drain."""
 
+    drain: Drain
+
     def start(self) -> None: ...
 
     def run(self, hint: str, /) -> None: ...
 
-    def drain(self) -> None: ...
+    def begin_drain(self) -> None: ...
 
 
 class MakeRoom(Protocol):
@@ -77,7 +81,7 @@ def _wire(runtime: Room) -> None:
     """Tie the runtime's life to Celery's. Strong references: Celery's signals hold weak ones by default."""
     signals.setup_logging.connect(lambda **_: None, weak=False)  # somebody listens: Celery leaves the logging alone
     signals.worker_ready.connect(lambda **_: runtime.start(), weak=False)
-    signals.worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
+    signals.worker_shutting_down.connect(lambda **_: runtime.begin_drain(), weak=False)
 
 
 def _arguments(settings: Settings) -> list[str]:

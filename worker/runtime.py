@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from functools import partial
 
 import gevent
 from celery import Celery
@@ -24,6 +25,7 @@ from shared.registrations import RegistrationStore
 from shared.registry import RegistryStore
 from shared.runconfig import RunConfig
 from shared.settings import Settings
+from worker.drain import Drain
 from worker.fleet import build_fleet
 from worker.heartbeat import Heartbeat
 from worker.history import History
@@ -42,18 +44,20 @@ logger = logging.getLogger(__name__)
 
 _CLAIM_RETRY_S = (0.1, 0.5, 1.0)
 _CHECK_AGAIN_S = 2.0
-_DRAIN_S = 3.0
+_RELEASE_S = 5.0
+"""For turns and hints to be given back, on a machine that is busy."""
 _FAREWELL_S = 1.0
 
 
 class Runtime:
-    """One per process. `start` before the first hint, `run` per hint, `drain` at the end.
+    """One per process. `start` before the first hint, `run` per hint, `begin_drain` at the end.
 
     Raises ConfigError for providers that cannot be built, metrics that cannot be served, and a store that is not as
     safe as the run config promises.
     """
 
     def __init__(self, *, settings: Settings, config: RunConfig, app: Celery) -> None:
+        self.drain = Drain(grace_s=settings.drain_s)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.key_prefix)
@@ -113,12 +117,12 @@ class Runtime:
         )
         self._fleet.router.balancer.watch(self._registrar.look_again)
         self._running: dict[str, Interrupts] = {}
-        self._draining = False
+        self._signs_of_life: gevent.Greenlet | None = None
 
     def start(self) -> None:
         self._heartbeat.start()
         self._journal.start()
-        spawn_vital("registrar", self._registrar.run)
+        self._signs_of_life = spawn_vital("registrar", self._registrar.run)
         spawn_vital("reaper", self._reaper.run)
         spawn_vital("store check", self._until_checked)
         spawn_vital("control", self._listen)
@@ -144,7 +148,10 @@ class Runtime:
 
     def run(self, member: str) -> None:
         """Look at a turn: run it if it is there to be claimed, else forget the hint."""
-        if self._draining or member in self._running:
+        if member in self._running:
+            return
+        if self.drain.on:
+            self.drain.give_back(partial(self._tools.hints.send, TurnRef.parse(member)))
             return
         # Before the claim: what is asked of the turn from now on finds it, and so does a second hint.
         interrupts = self._running[member] = Interrupts()
@@ -181,6 +188,9 @@ class Runtime:
             self._tools.log.release(claim.ref, token=claim.token)
         except StoreError as error:
             logger.warning("turn %s not released: %s", claim.ref.turn_id, error)
+            return
+        if isinstance(reason, Draining):
+            self._tools.hints.send(claim.ref)
 
     def _claim(self, ref: TurnRef) -> Claim:
         """Claim, again with the same token where the reply was lost."""
@@ -201,30 +211,36 @@ class Runtime:
         if interrupts is not None:
             interrupts.ask(reason)
 
-    def drain(self) -> None:
-        """Claim nothing any more, give the running turns back, and end the process."""
-        if self._draining:
-            return
-        self._draining = True
+    def begin_drain(self) -> None:
+        """Claim nothing any more, let each turn go at its next boundary or after the grace, and end the process."""
         for interrupts in list(self._running.values()):
-            interrupts.ask(Draining())
-        gevent.spawn(self._leave)
+            interrupts.ask_to_leave()
+        self.drain.begin(self._leave)
 
     def _leave(self) -> None:
-        """Not through Celery's own shutdown, which sits out a poll of two seconds; it has nothing to save for us."""
+        self._say_farewell()
+        if not self.drain.wait(self._is_idle, self.drain.grace_s):
+            for interrupts in list(self._running.values()):
+                interrupts.ask(Draining())
+            self.drain.wait(self._is_idle, _RELEASE_S)
+        self.drain.settle()
+        self._tools.hints.flush(_RELEASE_S)
+        with gevent.Timeout(_FAREWELL_S, False):
+            self._heartbeat.stop()
+            self._fleet.close()
+
+    def _is_idle(self) -> bool:
+        return not self._running
+
+    def _say_farewell(self) -> None:
+        """Turns that come from now on wait for others."""
+        if self._signs_of_life is not None:
+            self._signs_of_life.kill()
         try:
-            with gevent.Timeout(_DRAIN_S, False):
-                while self._running:
-                    gevent.sleep(0.02)
             with gevent.Timeout(_FAREWELL_S, False):
-                self._heartbeat.stop()
                 self._registry.gone(self.name)
-                self._fleet.close()
         except StoreError as error:
             logger.info("no farewell to the store: %s", error)
-        finally:
-            logging.shutdown()
-            os._exit(0)
 
     def _on_notice(self, member: str, what: str) -> None:
         self.interrupt(member, LeaseLost() if what == "lost" else CancelAsked())

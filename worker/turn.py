@@ -11,7 +11,7 @@ import gevent
 import orjson
 
 from shared.clock import Stamps
-from shared.errors import LogError, ProviderError, StoreError
+from shared.errors import LogError, ProviderError, StoreError, TailMismatch
 from shared.events import (
     Event,
     Json,
@@ -29,7 +29,7 @@ from shared.fold import OpenStep, TurnState, fold, withheld
 from shared.hints import Hints
 from shared.ids import TurnRef, new_step_id
 from shared.log.reader import LogReader
-from shared.log.turn_log import Claim, TurnLog
+from shared.log.turn_log import Claim, TurnLog, Write
 from shared.status import TurnStatus
 from worker.context import chat_messages
 from worker.decide import (
@@ -64,6 +64,8 @@ Result = TypeVar("Result")
 
 TOOLS = "tool_execution"
 SHIELDS = "shield_call"
+_CLOSING = (CompleteTools, AwaitClient, Finish)
+"""What only writes down that something is over: a turn that is asked to leave does it itself."""
 _STORE_RETRY_S = (0.1, 0.2, 0.5, 1.0)
 
 
@@ -104,6 +106,12 @@ class TurnRun:
 
     def run(self) -> None:
         try:
+            self._run()
+        finally:
+            self.writer.close()
+
+    def _run(self) -> None:
+        try:
             while self._advance():
                 pass
         except (LogError, LeaseLost) as lost:
@@ -131,7 +139,10 @@ class TurnRun:
     def _advance(self) -> bool:
         """Do what comes next; False when the turn rests or has ended."""
         self._interrupts.check()
-        match next_action(self._state, self._server_tools()):
+        action = next_action(self._state, self._server_tools())
+        if not isinstance(action, _CLOSING):
+            self._interrupts.boundary()
+        match action:
             case Abandon(step):
                 self.writer.emit(StepAbandoned(
                     step_type=step.step_type, step_id=step.step_id, reason="The worker that ran it was lost."
@@ -260,18 +271,19 @@ class TurnRun:
         self.writer.emit(StepComplete(step_type=TOOLS, step_id=step.step_id, step_details=details))
 
     def _await_client(self, calls: list[Json]) -> bool:
-        write = self.writer.last_write(TurnAwaitingInput(turn_id=self.ref.turn_id, tool_calls=calls))
+        event = TurnAwaitingInput(turn_id=self.ref.turn_id, tool_calls=calls)
         call_ids = [call["call_id"] for call in calls]
-        if not until_stored(lambda: self._tools.log.pause(write, call_ids=call_ids)):
+        if not self._write_last(partial(self._tools.log.pause, call_ids=call_ids), event):
             raise CancelAsked
         return False
 
     def _end(self, status: TurnStatus, event: Event) -> None:
         try:
-            write = self.writer.last_write(event)
+            self.writer.settle()
             self._state.apply(event)
             snapshot = orjson.dumps(self._state.as_turn())
-            stored, next_turn = until_stored(lambda: self._tools.log.finish(write, status=status, snapshot=snapshot))
+            finish = partial(self._tools.log.finish, status=status, snapshot=snapshot)
+            stored, next_turn = self._write_last(finish, event)
         except LogError as lost:
             logger.info("turn %s ended elsewhere: %s", self.ref.turn_id, lost)
             return
@@ -283,11 +295,22 @@ class TurnRun:
 
     def _release(self) -> None:
         try:
-            self.writer.settle()
-            self._tools.log.release(self.ref, token=self._claim.token)
+            # A batch of nothing: whoever takes over shall find all that was paid for.
+            self._write_last(self._tools.log.append)
+            until_stored(lambda: self._tools.log.release(self.ref, token=self._claim.token))
             self._tools.hints.send(self.ref)
-        except (LogError, StoreError) as error:
-            logger.info("turn %s not released: %s", self.ref.turn_id, error)
+        except LogError as lost:
+            logger.info("turn %s not released: %s", self.ref.turn_id, lost)
+
+    def _write_last(self, store: Callable[[Write], Result], *events: Event) -> Result:
+        """Store what ends this worker's part of the turn, behind all that it has written: also behind what the store
+        has lost meanwhile."""
+        while True:
+            write = self.writer.last_write(*events)
+            try:
+                return until_stored(partial(store, write))
+            except TailMismatch as short:
+                self.writer.restore(short)
 
     def _canceled(self) -> TurnCanceled:
         return TurnCanceled(turn_id=self.ref.turn_id, reason="Canceled on request.", completed_at=self._stamps.next())

@@ -15,6 +15,7 @@ WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "worker")
 # ten seconds in which a stop has to be done.
 STORE, WORKER, API = 0, 1, 2
 STORE_GRACE_S, WORKER_GRACE_S, API_GRACE_S = 2.0, 3.5, 3.5
+WORKER_DRAIN_S = 2  # and a moment to give turns back
 
 
 def store_child(store: LocalStore, *, environ: Mapping[str, str]) -> ChildSpec:
@@ -30,7 +31,13 @@ def store_child(store: LocalStore, *, environ: Mapping[str, str]) -> ChildSpec:
 
 def room_children(settings: Settings, *, environ: Mapping[str, str]) -> list[ChildSpec]:
     """The workers, the calls worker and the API. `environ` is what they inherit; the settings go on top of it."""
-    env = {**environ, **settings.as_environ(), "TURNSTONE_QUEUE": TURNS_QUEUE, "PYTHONUNBUFFERED": "1"}
+    env = {
+        **environ,
+        **settings.as_environ(),
+        "TURNSTONE_QUEUE": TURNS_QUEUE,
+        "TURNSTONE_DRAIN_S": str(min(settings.drain_s, WORKER_DRAIN_S)),
+        "PYTHONUNBUFFERED": "1",
+    }
     workers = [
         ChildSpec(
             name=f"worker-{number}",

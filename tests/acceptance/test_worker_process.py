@@ -147,16 +147,16 @@ def slow(words: int = 100, **options: Any) -> Any:
     return text(*(f"w{n} " for n in range(words)), between_s=0.1, **options)
 
 
-def test_a_worker_that_is_told_to_stop_gives_its_turn_back_and_another_goes_on(bench: Bench) -> None:
+def test_a_worker_that_is_told_to_stop_at_once_gives_its_turn_back_and_another_goes_on(bench: Bench) -> None:
     bench.upstream.default = text("All ", "of ", "it.")
-    bench.upstream.script(slow())
-    first = bench.worker()
+    bench.upstream.script(slow(end="hang"))
+    first = bench.worker(TURNSTONE_DRAIN_S="0")
     ref = bench.submit()
     bench.until(ref, "step_progress")
     heartbeat = first.heartbeat()
     second = bench.worker()
 
-    assert first.end(signal.SIGTERM, seconds=5) == 0, "it does not wait for the turn's end"
+    assert first.end(signal.SIGTERM) == 0, "it does not wait for the turn's end"
     bench.until(ref, "turn_complete", seconds=10)
 
     types = bench.kit.types(ref)
@@ -239,7 +239,7 @@ def test_connections_to_a_provider_are_used_again(bench: Bench) -> None:
 
 def test_a_full_worker_leaves_turns_to_another(bench: Bench) -> None:
     bench.upstream.default = slow(end="hang")
-    full = bench.worker(TURNSTONE_CONCURRENCY="2")
+    full = bench.worker(TURNSTONE_CONCURRENCY="2", TURNSTONE_DRAIN_S="1")
     held = [bench.submit(f"held {number}") for number in range(2)]
     for ref in held:
         bench.until(ref, "step_progress")

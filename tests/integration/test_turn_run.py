@@ -147,6 +147,31 @@ def test_a_drained_turn_goes_on_elsewhere_under_a_new_step(bench: Bench) -> None
     assert view["output_message"]["content"] == "one two three four five"
 
 
+def test_a_turn_that_is_asked_to_leave_ends_its_step_and_goes_on_elsewhere_with_the_next(bench: Bench) -> None:
+    ref = bench.submit("book a seat", toolgroups=["seats"])
+    turn = bench.claim(ref)
+    bench.seats.during = turn._interrupts.ask_to_leave
+    turn.run()
+    assert bench.kit.types(ref)[-1] == "step_complete"
+    assert bench.hints.sent == [ref]
+
+    bench.run(ref)
+
+    view = bench.turn(ref)
+    assert [step["step_type"] for step in view["steps"]] == ["inference", "tool_execution", "inference"]
+    assert (view["status"], view["attempts"], len(bench.seats.calls)) == ("completed", 2, 1)
+    assert "step_abandoned" not in bench.kit.types(ref)
+
+
+def test_a_turn_that_is_asked_to_leave_before_its_first_step_does_not_begin_it(bench: Bench) -> None:
+    ref = bench.submit("say this")
+    turn = bench.claim(ref)
+    turn._interrupts.ask_to_leave()
+    turn.run()
+    assert bench.kit.types(ref) == ["turn_created", "turn_start"]
+    assert bench.hints.sent == [ref]
+
+
 def test_a_turn_that_was_answered_but_not_ended_is_only_ended(bench: Bench) -> None:
     ref = bench.submit("say this")
     owner = bench.claim(ref)

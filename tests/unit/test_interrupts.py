@@ -101,3 +101,33 @@ def test_what_was_asked_before_is_raised_at_the_door(interrupts: Interrupts) -> 
 
     with pytest.raises(Draining), interrupts.open():
         raise AssertionError("must not begin")
+
+
+def test_being_asked_to_leave_is_heard_at_a_boundary_only(interrupts: Interrupts) -> None:
+    interrupts.ask_to_leave()
+
+    interrupts.check()
+    with interrupts.open():
+        run_others()
+    with pytest.raises(Draining):
+        interrupts.boundary()
+
+
+def test_a_turn_that_was_asked_to_leave_can_still_be_canceled_at_once(interrupts: Interrupts) -> None:
+    def turn() -> str:
+        try:
+            with interrupts.open():
+                Signal().wait()
+        except CancelAsked:
+            return "canceled"
+        return "not canceled"
+
+    running = gevent.spawn(turn)
+    run_others()
+    interrupts.ask_to_leave()
+    run_others()
+    interrupts.ask(CancelAsked())
+
+    assert running.get(timeout=5) == "canceled"
+    with pytest.raises(CancelAsked):
+        interrupts.boundary()

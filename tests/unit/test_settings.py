@@ -81,6 +81,7 @@ def test_a_config_file_in_the_working_folder_is_found(empty_folder: Path) -> Non
         ("TURNSTONE_LOG_LEVEL", "loud", "DEBUG, INFO"),
         ("TURNSTONE_LOG", "xml", "text, json"),
         ("TURNSTONE_METRICS_PORT", "-1", "from 0 to 65535"),
+        ("TURNSTONE_DRAIN_S", "soon", "from 0 up"),
         ("TURNSTONE_KEY_PREFIX", "{s1}", "no braces"),
         ("TURNSTONE_CONFIG", "nowhere.yaml", "no such file"),
         ("TURNSTONE_REDIS_URL", "http://store", "redis://, rediss:// or unix://"),

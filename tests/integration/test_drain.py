@@ -1,0 +1,332 @@
+"""Workers that are told to stop: what they are at is finished, what follows runs elsewhere, and nothing is lost."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fake_tools import FakeTools
+from fake_upstream import FakeUpstream, Stream, call_piece, calls, text
+from rooms import DEADLINE_S, Room, Rooms
+from waiting import wait_for
+
+from shared.hints import Hints, celery_app
+from shared.ids import DEFAULT_TENANT, TurnRef, new_token
+from shared.log.keys import Keys
+from shared.queues import TURNS_QUEUE, broker_name
+
+Json = dict[str, Any]
+
+LEASE_S = 300
+"""Longer than a test may last: a turn that had to wait for a lease would not end."""
+LOOK = call_piece(0, id="c1", name="look", arguments="{}")
+TERMINAL = {"turn_complete", "turn_failed", "turn_canceled"}
+
+
+@dataclass
+class Bench:
+    """Rooms whose model and tool are HTTP servers of the test's own."""
+
+    rooms: Rooms
+    upstream: FakeUpstream
+    tools: FakeTools
+    apis: list[Room] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.keys = Keys(self.rooms.key_prefix)
+        self.apis.append(self.rooms.api())
+
+    def worker(self, *, drain_s: int = 60) -> Room:
+        worker = self.rooms.worker(environ={"TURNSTONE_DRAIN_S": str(drain_s)})
+        self.rooms.until_healthy(worker, *self.apis[-1:])
+        return worker
+
+    def submit(self, words: str = "hello", **config: Any) -> "Turn":
+        """A turn in a session of its own."""
+        body = {"agent_config": {"model": "m", "instructions": "", **config}}
+        sessions = f"/v1/agents/{self.post('/v1/agents', body)['agent_id']}/session"
+        turns = f"{sessions}/{self.post(sessions, {'session_name': words})['session_id']}/turn"
+        turn = self.post(turns, {"messages": [{"role": "user", "content": words}]})
+        return Turn(self, f"{turns}/{turn['turn_id']}")
+
+    def post(self, path: str, body: Json) -> Json:
+        """As a client does it that knows all APIs: what one does not answer it asks of the next."""
+        headers = {"Idempotency-Key": new_token()}
+        for attempt in range(200):
+            api = self.apis[-1 - attempt % len(self.apis)]
+            try:
+                reply = httpx.post(f"{api.url}{path}", json=body, headers=headers, timeout=DEADLINE_S)
+            except httpx.TransportError:
+                time.sleep(0.1)
+                continue
+            assert reply.status_code in (200, 202), reply.text
+            return dict(reply.json())
+        raise AssertionError(f"no API takes {path}")
+
+    @property
+    def asked(self) -> int:
+        """How often the model was asked."""
+        return sum(request.path.endswith("/chat/completions") for request in self.upstream.requests)
+
+    @property
+    def invoked(self) -> int:
+        """How often the tool was called."""
+        return sum(request.path == "/look" for request in self.tools.requests)
+
+
+@dataclass
+class Turn:
+    bench: Bench
+    path: str
+
+    def __post_init__(self) -> None:
+        parts = self.path.split("/")
+        self.ref = TurnRef(DEFAULT_TENANT, parts[-3], parts[-1])
+
+    def get(self) -> Json:
+        return dict(httpx.get(f"{self.bench.apis[-1].url}{self.path}", timeout=DEADLINE_S).json())
+
+    def events(self) -> list[tuple[int, str]]:
+        """(seq, type) of each event in the store."""
+        with self.bench.rooms.store() as store:
+            entries: Any = store.xrange(self.bench.keys.turn(self.ref).events)
+        return [(int(name.split(b"-")[0]), values[b"t"].decode()) for name, values in entries]
+
+    def types(self) -> list[str]:
+        return [kind for _, kind in self.events()]
+
+    def row(self) -> dict[str, str]:
+        with self.bench.rooms.store() as store:
+            raw: Any = store.hgetall(self.bench.keys.turn(self.ref).turn)
+        return {name.decode(): value.decode(errors="replace") for name, value in raw.items()}
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        wait_for(condition, f"{what}: {self.types()}", seconds=DEADLINE_S)
+
+    def until_begun(self) -> None:
+        self.until(lambda: "step_start" in self.types(), "the turn runs")
+
+    def until_ended(self) -> Json:
+        self.until(lambda: bool(TERMINAL & set(self.types())), "the turn ends")
+        return self.get()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with FakeUpstream() as upstream, FakeTools() as tools:
+        model = {"provider_id": "up", "provider_type": "remote::openai", "config": {"url": upstream.url}}
+        look = {"name": "look", "description": "Looks.", "url": f"{tools.root}/look"}
+        web = {"provider_id": "web", "provider_type": "remote::http", "config": {"tools": [look]}}
+        config = {"providers": {"inference": [model], "tool_runtime": [web]}, "turns": {"lease_s": LEASE_S}}
+        with Rooms(tmp_path, config) as rooms:
+            yield Bench(rooms, upstream, tools)
+
+
+def test_a_step_that_runs_is_finished_and_the_next_one_runs_in_another_worker(bench: Bench) -> None:
+    bench.tools.replies["/look"] = text_result("seen")
+    bench.upstream.script(calls(LOOK, between_s=1), text("Done."))
+    first = bench.worker()
+    turn = bench.submit(toolgroups=["web"])
+    bench.upstream.wait_for(lambda: bench.asked == 1)
+    second = bench.worker()
+
+    first.terminate()
+    assert first.wait() == 0
+    ended = turn.until_ended()
+
+    assert bench.asked == 2, "one request for each step: none was broken off"
+    assert ended["output_message"]["content"] == "Done."
+    assert [step["step_type"] for step in ended["steps"]] == ["inference", "tool_execution", "inference"]
+    assert [kind for kind in turn.types() if kind != "step_progress"] == [
+        *("turn_created", "turn_start", "step_start", "step_complete", "turn_recovered"),
+        *("step_start", "step_complete", "step_start", "step_complete", "turn_complete"),
+    ]
+    assert turn.row()["worker"] == second.worker_name
+    assert "lapses" not in turn.row(), "a drain counts against nobody"
+
+
+def test_a_step_that_outlasts_the_grace_is_given_up_and_another_takes_its_place(bench: Bench) -> None:
+    bench.upstream.script(text("never", hang_before_head=True), text("Done."))
+    first = bench.worker(drain_s=1)
+    turn = bench.submit()
+    bench.upstream.wait_for(lambda: bench.asked == 1)
+    second = bench.worker()
+
+    first.terminate()
+    assert first.wait() == 0
+    ended = turn.until_ended()
+
+    bench.upstream.wait_for(lambda: bench.upstream.hangups >= 1)
+    assert turn.types()[2:5] == ["step_start", "turn_recovered", "step_abandoned"]
+    assert ended["output_message"]["content"] == "Done."
+    assert (ended["attempts"], turn.row()["worker"]) == (2, second.worker_name)
+    assert "lapses" not in turn.row(), "a drain counts against nobody"
+
+
+def test_a_tool_that_must_not_run_twice_runs_once_and_its_outcome_counts(bench: Bench) -> None:
+    bench.tools.replies["/look"] = text_result("seen", first_s=2)
+    bench.upstream.script(calls(LOOK), text("Done."))
+    first = bench.worker()
+    turn = bench.submit(toolgroups=["web"])
+    bench.tools.wait_for(lambda: bench.invoked == 1)
+    second = bench.worker()
+
+    first.terminate()
+    first.terminate()  # which hurries nothing
+    assert first.wait() == 0
+    ended = turn.until_ended()
+
+    assert bench.invoked == 1
+    assert ended["steps"][1]["tool_responses"][0]["content"] == "seen"
+    assert ended["output_message"]["content"] == "Done."
+    assert turn.row()["worker"] == second.worker_name
+
+
+def test_a_turn_that_needs_no_more_than_its_end_is_ended_by_the_worker_that_leaves(bench: Bench) -> None:
+    bench.upstream.script(text("All ", "of ", "it.", between_s=0.5))
+    worker = bench.worker()
+    turn = bench.submit()
+    bench.upstream.wait_for(lambda: bench.asked == 1)
+
+    worker.terminate()
+    assert worker.wait() == 0
+
+    assert turn.types()[-1] == "turn_complete"
+    assert turn.get()["attempts"] == 1
+
+
+def test_a_worker_that_drains_leaves_new_turns_to_others(bench: Bench) -> None:
+    bench.upstream.script(text("never", hang_before_head=True))
+    first = bench.worker()
+    bench.submit()
+    bench.upstream.wait_for(lambda: bench.asked == 1)
+    second = bench.worker()
+
+    first.terminate()
+    turns = [bench.submit(f"turn {number}") for number in range(20)]
+    ended = [turn.until_ended() for turn in turns]
+
+    assert first.alive, "it is still at its step"
+    assert {turn["status"] for turn in ended} == {"completed"}
+    assert {turn.row()["worker"] for turn in turns} == {second.worker_name}
+    with bench.rooms.store() as store:
+        assert store.zscore(bench.keys.workers, first.worker_name) is None, "it says that it takes nothing"
+
+
+def test_a_hint_that_a_leaving_worker_still_got_is_in_the_queue_when_it_has_left(bench: Bench) -> None:
+    worker = bench.worker()
+    queue = broker_name(TURNS_QUEUE, bench.rooms.key_prefix)
+    hints = Hints(app=celery_app(bench.rooms.redis_url, prefix=bench.rooms.key_prefix))
+    hints.warm()
+    hints.flush(DEADLINE_S)
+
+    def handed_over_while_paused() -> bool:
+        """Whether the store has handed a hint to the worker, which had asked for it and does not run now."""
+        worker.pause()
+        hints.send(TurnRef.parse("default/sess_00_nobody/turn_00_nothing"))
+        assert hints.flush(DEADLINE_S)
+        if store.llen(queue) == 0:
+            return True
+        worker.go_on()
+        store.delete(queue)
+        return False
+
+    with bench.rooms.store() as store:
+        wait_for(handed_over_while_paused, "the worker gets a hint", seconds=DEADLINE_S)
+        worker.terminate()
+        worker.go_on()
+        assert worker.wait() == 0
+
+        assert store.llen(queue) == 1
+
+
+def test_workers_and_apis_are_replaced_one_by_one_under_load_and_nothing_is_lost(bench: Bench) -> None:
+    bench.upstream.default = text(*(f"w{number} " for number in range(20)), between_s=0.1)
+    workers = [bench.worker(drain_s=5) for _ in range(2)]
+    bench.apis.append(bench.rooms.api())
+    bench.rooms.until_healthy(*bench.apis)
+    load = Load(bench)
+
+    with load:
+        for worker in workers:
+            bench.worker(drain_s=5)
+            worker.terminate()
+            assert worker.wait() == 0
+        for api in list(bench.apis):
+            bench.apis.append(bench.rooms.api())
+            bench.rooms.until_healthy(bench.apis[-1])
+            bench.apis.remove(api)
+            api.terminate()
+            assert api.wait() == 0
+    ended = [turn.until_ended() for turn in load.turns]
+
+    assert load.errors == []
+    assert len(load.turns) > 10
+    assert {turn["status"] for turn in ended} == {"completed"}
+    assert {turn["output_message"]["content"] for turn in ended} == {"".join(f"w{number} " for number in range(20))}
+    for turn in load.turns:
+        log = turn.events()
+        assert [seq for seq, _ in log] == list(range(1, len(log) + 1))
+        assert "lapses" not in turn.row()
+    assert all(load.tails[turn.path] == turn.events() for turn in load.turns)
+
+
+@dataclass
+class Load:
+    """Clients that submit a turn each quarter of a second, and tail it through whichever API answers."""
+
+    bench: Bench
+    turns: list[Turn] = field(default_factory=list)
+    tails: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    errors: list[BaseException] = field(default_factory=list)
+    threads: list[threading.Thread] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> None:
+        self._begin(self._submit)
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join(DEADLINE_S)
+
+    def _begin(self, act: Callable[..., None], *args: Any) -> None:
+        self.threads.append(threading.Thread(target=self._guarded, args=(act, *args), daemon=True))
+        self.threads[-1].start()
+
+    def _guarded(self, act: Callable[..., None], *args: Any) -> None:
+        try:
+            act(*args)
+        except BaseException as error:
+            self.errors.append(error)
+
+    def _submit(self) -> None:
+        while not self.stopped.wait(0.25):
+            turn = self.bench.submit(f"turn {len(self.turns)}")
+            self.turns.append(turn)
+            self._begin(self._tail, turn)
+
+    def _tail(self, turn: Turn) -> None:
+        seen, last = self.tails.setdefault(turn.path, []), ""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline and not (seen and seen[-1][1] in TERMINAL):
+            url = f"{self.bench.apis[-1].url}{turn.path}/events"
+            try:
+                with httpx.stream("GET", url, params={"after": last} if last else {}, timeout=DEADLINE_S) as reply:
+                    for line in reply.iter_lines():
+                        name, _, value = line.partition(": ")
+                        if name == "id":
+                            last = value
+                        if name == "event":
+                            seen.append((int(last.partition("-")[0]), value))
+            except httpx.TransportError:
+                time.sleep(0.1)
+
+
+def text_result(words: str, **options: Any) -> Stream:
+    """A tool's answer."""
+    return Stream(pieces=[words.encode()], content_type="text/plain", **options)
