@@ -44,9 +44,10 @@ class Context:
         return ours
 
     @contextmanager
-    def stack(self, shape: Shape = PLAIN) -> Iterator[Stack]:
-        """A stack that nothing has used yet, for as long as the block lasts; in a smoke run the one that is up."""
-        if self.sizes.share_stack and shape == PLAIN:
+    def stack(self, shape: Shape = PLAIN, *, leaves_turns: bool = False) -> Iterator[Stack]:
+        """A stack that nothing has used yet, for as long as the block lasts; in a quick run the one that is up, unless
+        the row leaves turns behind."""
+        if shape == PLAIN and (self.sizes.share_always or (self.sizes.share_stack and not leaves_turns)):
             yield self.ours.stack
             return
         self._stacks += 1

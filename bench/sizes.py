@@ -10,7 +10,11 @@ class Sizes:
 
     repeats: int = 3
     share_stack: bool = False
-    """Whether rows use one stack together: for trying them out, not for figures."""
+    """Whether rows use one stack together, to save its start: not in a run whose figures are kept."""
+    share_always: bool = False
+    """Also those that leave turns behind: for trying the rows out."""
+    post: bool = True
+    """Whether turns posted with `stream: true` are measured too, beside submitted ones."""
     alone: int = 100
     fifty: int = 150
     short: int = 512
@@ -38,6 +42,8 @@ class Sizes:
 FULL = Sizes()
 QUICK = Sizes(
     repeats=1,
+    share_stack=True,
+    post=False,
     alone=40,
     fifty=50,
     short=192,
@@ -59,6 +65,7 @@ QUICK = Sizes(
 SMOKE = Sizes(
     repeats=1,
     share_stack=True,
+    share_always=True,
     durabilities=("none",),
     alone=2,
     fifty=4,

@@ -55,8 +55,8 @@ async def fifty(context: Context) -> None:
 
 
 def _with_post(context: Context) -> list[System]:
-    post = TurnstonePost(context.ours.stack)
-    return [*context.systems.values(), post]
+    post = [TurnstonePost(context.ours.stack)] if context.sizes.post else []
+    return [*context.systems.values(), *post]
 
 
 def _note(section: Section, load: str, name: str, outcome: Outcome, direct: Outcome, goals: tuple[Goal, Goal]) -> None:

@@ -123,7 +123,7 @@ TROUBLES: tuple[type[Trouble], ...] = (SlowClient, HangUps, Transcript)
 async def measure(context: Context) -> None:
     """Each trouble in turn, and right before it a stretch of the same load without it."""
     section = context.results.section(TITLE)
-    with context.stack() as stack:
+    with context.stack(leaves_turns=True) as stack:
         ours = Turnstone(stack)
         await _others(context, ours, seconds=1)
         for kind in TROUBLES:

@@ -20,7 +20,7 @@ BATCH = 100
 async def measure(context: Context) -> None:
     """On a stack of its own, which goes with its sleeping turns."""
     section, count = context.results.section(TITLE), context.sizes.quiet_clients
-    with context.stack() as stack:
+    with context.stack(leaves_turns=True) as stack:
         ours = Turnstone(stack)
         await context.measure(ours, Load(plan=Plan(tokens=16), in_flight=8, replies=64))
         turns = await quiet_turns(ours, count)

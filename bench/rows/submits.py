@@ -23,7 +23,7 @@ async def measure(context: Context) -> None:
     for durability in context.sizes.durabilities:
         goal = Goal(at_least=1000) if durability == "none" else None
         try:
-            with context.stack(Shape(durability=durability)) as stack:
+            with context.stack(Shape(durability=durability), leaves_turns=True) as stack:
                 ours = Turnstone(stack)
                 await _submits(ours, 0.5)
                 await context.settle(ours)
