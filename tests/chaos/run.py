@@ -134,8 +134,13 @@ class _Run:
         visits = [asyncio.create_task(self._begin(at, visit)) for at, visit in self._visits()]
         try:
             await injecting
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.gather(*visits), settings.quiet_s)
+            await asyncio.sleep(max(0.0, begun + settings.duration_s - time.time()))
+            ended, unended = await asyncio.wait(visits, timeout=settings.quiet_s)
+            for task in unended:
+                task.cancel()
+            await asyncio.gather(*unended, return_exceptions=True)
+            for task in ended:
+                task.result()
         finally:
             self._faults.closing.set()
             telling.cancel()

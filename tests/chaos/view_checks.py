@@ -20,6 +20,9 @@ def check_read(read: Read, log: list[Entry], turn: Json, findings: Findings) -> 
         findings.add(READ, read.turn_id, f"{who}: {read.resets} resets, and the store has lost nothing")
     ids = [frame[0] for frame in read.frames]
     wanted = [f"{entry.seq}-{entry.epoch}" for entry in log]
+    if not read.ended:
+        # The turn is lost, which is found elsewhere; what its reader has is the log's beginning.
+        wanted = wanted[: len(ids)]
     times = Counter(ids)
     if doubled := [one for one in times if times[one] > 1]:
         findings.add(DOUBLED, read.turn_id, f"{who}: read twice: {doubled}", times=len(doubled))
@@ -31,7 +34,7 @@ def check_read(read: Read, log: list[Entry], turn: Json, findings: Findings) -> 
         if sorted(ids) == sorted(wanted):
             findings.add(READ, read.turn_id, f"{who}: read in another order")
         return
-    for frame, entry in zip(read.frames, log, strict=True):
+    for frame, entry in zip(read.frames, log, strict=False):
         _check_frame(frame, entry, turn, who, findings)
 
 
