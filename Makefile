@@ -11,7 +11,10 @@ RUN_FLAGS := $(if $(PORT),--port '$(PORT)') $(if $(WORKERS),--workers '$(WORKERS
 	$(if $(API_PROCESSES),--api-processes '$(API_PROCESSES)') $(if $(CONFIG),--config '$(CONFIG)') \
 	$(if $(DATA),--data '$(DATA)')
 
-.PHONY: help run setup setup-dev test lint types format unit contracts integration acceptance real bench bench-quick profile clean
+CHAOS_FLAGS := $(if $(RUNS),--runs '$(RUNS)') $(if $(TURNS),--turns '$(TURNS)') $(if $(KILLS),--kills '$(KILLS)') \
+	$(if $(SEED),--seed '$(SEED)') $(if $(MUTANT),--mutant '$(MUTANT)') $(if $(MARKDOWN),--markdown '$(MARKDOWN)')
+
+.PHONY: help run setup setup-dev test lint types format unit contracts integration acceptance chaos real bench bench-quick profile clean
 
 help: ## Show this list
 	@grep -hE '^[a-z -]+:.*## ' Makefile | sed -E 's/:.*## /|/' | \
@@ -38,6 +41,9 @@ format: .venv/.dev ## Put the code into shape
 
 unit contracts integration acceptance: .venv/.dev ## One kind of tests
 	.venv/bin/python -m pytest tests/$@
+
+chaos: .venv/.dev ## Kill everything at random while turns run (RUNS=1 TURNS=500 KILLS=50 SEED=1 MUTANT=fence MARKDOWN=page)
+	.venv/bin/python tests/chaos/campaign.py $(CHAOS_FLAGS)
 
 real: .venv/.dev ## Against a real inference server, llama.cpp's (builds it the first time)
 	.venv/bin/python bench/real.py
