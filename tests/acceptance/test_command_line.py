@@ -307,6 +307,52 @@ def test_the_lists_show_what_there_is_as_tables_and_as_json(stack: Stack, run: R
     assert json.loads(run("agents", "--json", "--limit", "1").stdout)["has_more"] in (True, False)
 
 
+def test_an_operator_finds_a_turn_asks_why_ends_it_and_runs_it_again(
+    stack: Stack, run: Run, terminal: InTerminal
+) -> None:
+    session = stack.new_session()
+    stuck, behind = stack.submit(session, "think long")["turn_id"], stack.submit(session, "fail")["turn_id"]
+    wait_for(lambda: "running: Its worker " in run("why", stuck).stderr, "a worker has it", seconds=60)
+
+    listed = run("turns", "--status", "in_progress")
+    with terminal("why", behind) as program:
+        code, screen, widest = program.ended(), program.screen, program.widest()
+    ended = run("fail", f"{stack.url}/v1{session}/turn/{stuck}", "--reason", "It thinks for too long.")
+    failed_again = run("fail", stuck)
+    wait_for(lambda: behind in run("turns", "--status", "failed").stdout, "the next one fails", seconds=60)
+    again = run("requeue", behind)
+    tailed = run(*shown_command(again.stderr, "tail"))
+    failed = run("turns", "--status", "failed").stdout.splitlines()
+
+    assert any(stuck in line and "in_progress" in line for line in listed.stdout.splitlines())
+    assert (code, widest <= 80) == (0, True), screen
+    assert f"2 of 2 in its session, behind {stuck}" in " ".join(screen.split())
+    assert f"behind: Turn {stuck} of its session runs first;" in " ".join(screen.split())
+    assert (ended.returncode, ended.stdout) == (0, f"{stuck}: failed (failed_by_operator)\n")
+    assert (failed_again.returncode, failed_again.stdout) == (1, "")
+    assert "has ended already: it is failed." in failed_again.stderr
+    assert again.returncode == 0 and tailed.returncode == 1
+    assert [line.split()[0] for line in failed[1:4]] == [again.stdout.strip(), behind, stuck]
+    assert "failed_by_operator: An operator ended this turn: It thinks for too long." in failed[3]
+    assert f"repeats     {behind}" in run("why", again.stdout.strip()).stdout
+
+
+def test_what_operators_are_told_is_json_where_that_is_asked_for(stack: Stack, run: Run) -> None:
+    session = stack.new_session()
+    turn = stack.finished(session, stack.submit(session, "fail"))["turn_id"]
+
+    why = json.loads(run("why", turn, "--json").stdout)
+    page = json.loads(run("turns", "--json", "--status", "failed", "--limit", "1").stdout)
+    again = json.loads(run("requeue", turn, "--json").stdout)
+    more = run("turns", "--limit", "1")
+
+    assert (why["next"]["code"], why["status"]) == ("ended", "failed")
+    assert page["data"][0]["turn_id"] == turn
+    assert again["retry_of"] == turn
+    assert re.fullmatch(r"There are more: --after \S+\n", more.stderr)
+    assert run("turns", "--limit", "1", *more.stderr.split()[3:]).stdout != more.stdout
+
+
 def test_a_long_list_says_how_to_go_on(stack: Stack, run: Run) -> None:
     stack.new_session()
     stack.new_session()
@@ -319,7 +365,8 @@ def test_tables_fit_the_terminal(stack: Stack, terminal: InTerminal) -> None:
     turn = stack.finished(session, stack.submit(session, "what the user says is long " * 4))
     agent, session_id = ids(session)
 
-    for arguments in (["agents"], ["sessions", agent], ["turns", agent, session_id], ["models"], ["--help"]):
+    lists = (["agents"], ["sessions", agent], ["turns", agent, session_id], ["turns"], ["models"])
+    for arguments in (*lists, ["why", turn["turn_id"]], ["--help"]):
         with terminal(*arguments) as program:
             assert program.ended() == 0
             assert program.widest() <= 80, program.screen
@@ -327,7 +374,8 @@ def test_tables_fit_the_terminal(stack: Stack, terminal: InTerminal) -> None:
 
 
 def test_every_command_has_help_that_fits_and_says_what_exit_codes_mean(terminal: InTerminal) -> None:
-    commands = ("dev", "api", "worker", "config", "ask", "tail", "models", "agents", "sessions", "turns")
+    rooms, lists = ("dev", "api", "worker"), ("models", "agents", "sessions", "turns")
+    commands = (*rooms, *lists, "config", "ask", "tail", "why", "requeue", "fail")
     for command in commands:
         with terminal(command, "--help") as program:
             assert program.ended() == 0
@@ -348,7 +396,14 @@ def test_every_command_has_help_that_fits_and_says_what_exit_codes_mean(terminal
         (["ask", "--session", "s", "Hello"], 2, "give --agent with --session"),
         (["tail", "turn_1"], 2, "The id 'turn_1' alone does not say where the turn is."),
         (["tail", "/v1/agents/a/session/b/turn/c"], 1, "There is no session 'b'."),
-        (["turns", "a"], 2, "the following arguments are required: SESSION"),
+        (["turns", "a"], 2, "Give AGENT and SESSION for the turns of one session, or flags for those of all"),
+        (["turns", "a", "s", "--status", "failed"], 2, "Give AGENT and SESSION"),
+        (["turns", "--status", "lost"], 1, "'lost' is no status of a turn. There are queued, in_progress,"),
+        (["turns", "--limit", "0"], 1, "limit"),
+        (["why", "turn_1"], 1, "There is no turn 'turn_1'. GET /v1/turns lists what exists. Or: turnstone turns"),
+        (["why", "a/b"], 2, "'a/b' names no turn."),
+        (["requeue", "turn_1"], 1, "There is no turn 'turn_1'."),
+        (["fail", "turn_1"], 1, "There is no turn 'turn_1'."),
         (["agents", "--limit", "0"], 1, "limit"),
     ],
 )

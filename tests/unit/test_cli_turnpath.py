@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from shared.cli.parser import build_parser
-from shared.cli.turnpath import TurnPath, parse_turn
+from shared.cli.turnpath import TurnPath, parse_turn, parse_turn_id
 from shared.errors import ConfigError
 
 TURN = TurnPath(agent_id="agent_1", session_id="sess_00_2", turn_id="turn_00_3")
@@ -60,3 +60,15 @@ def test_ids_with_slashes_keep_them() -> None:
 
     assert turn.path == "/agents/a%2Fb/session/s/turn/t"
     assert parse_turn(turn.path, agent=None, session=None) == (turn, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("turn_00_3", ("turn_00_3", None)),
+        (f"/v1/{PATH}", ("turn_00_3", None)),
+        (f"https://host/x/v1/{PATH}/events", ("turn_00_3", "https://host/x")),
+    ],
+)
+def test_where_the_id_is_enough_a_turn_is_named_by_it_too(text: str, found: tuple[str, str | None]) -> None:
+    assert parse_turn_id(text) == found
