@@ -1,41 +1,29 @@
 """gunicorn's settings: `gunicorn -c python:api.gunicorn_conf api.wsgi:app`."""
 
-import logging
 import os
+import subprocess
 import sys
 from typing import Any
 
 from api import metrics_files
 from api.exposure import OPEN_TO_ALL, is_loopback
 from shared import logs
-from shared.errors import ConfigError, StoreError
-from shared.log.durability import StoreCheck
-from shared.redis_client import connect
+from shared.errors import ConfigError
 from shared.runconfig import load_front
 from shared.settings import LogSettings, Settings
-
-
-def _check_store() -> None:
-    """Raises ConfigError. A store that is away is asked before the first turn is accepted."""
-    client = connect(_settings.redis_url)
-    try:
-        StoreCheck(client=client, durability=_front.durability).require()
-    except StoreError as error:
-        logging.getLogger(__name__).warning("durability is not checked yet: %s", error.message)
-    finally:
-        client.connection_pool.disconnect()
-
 
 try:
     _settings = Settings.from_env()
     _log = LogSettings.from_env()
     # Read here for its errors alone: said once and in one sentence, before any process is started.
     _front = load_front(_settings.config_path, os.environ)
-    logs.configure(_log)
-    _check_store()
 except ConfigError as error:
     sys.stderr.write(f"turnstone api: {error.message}\n")
     sys.exit(os.EX_CONFIG)
+if _front.durability != "none":
+    _checked = subprocess.run([sys.executable, "-m", "api.store_check"], check=False)
+    if _checked.returncode == os.EX_CONFIG:
+        sys.exit(os.EX_CONFIG)
 
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 
@@ -53,6 +41,7 @@ accesslog = None
 errorlog = "-"
 loglevel = _settings.log_level.lower()
 logconfig_dict = logs.as_dict(_log)
+logs.configure(_log)
 
 
 def on_starting(server: Any) -> None:
