@@ -4,24 +4,31 @@ Real servers, real replication, real sockets. What happens is in the order of th
 before anything is written that must not reach a replica.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+import httpx
 import orjson
 import pytest
 from apikit import Api, assert_problem, ref_of
-from failoverkit import DEADLINE_S, Reader, assert_tells
+from failoverkit import DEADLINE_S, InBackground, Reader, assert_tells
 from logkit import TERMINAL_TYPES, delta, started
 from redis.exceptions import RedisError
+from rooms import Rooms, is_healthy
 from storetrio import StoreTrio
 from turnkit import Bench, turn_bench
 from waiting import wait_for
 from werkzeug.test import TestResponse
 
+from shared.cli.follow import Frame, frames
 from shared.errors import Fenced, LogError, StoreError
 from shared.events import Json
-from shared.ids import TurnRef
+from shared.ids import TurnRef, new_token
+from shared.log.keys import Keys
+from shared.log.reader import LogReader
 from shared.log.turn_log import NotClaimable, Write
 from shared.registry import RegisteredModel, Registry
 from shared.runconfig import FrontConfig
@@ -49,15 +56,15 @@ def trio() -> Iterator[StoreTrio]:
 
 
 @pytest.fixture
-def rooms(trio: StoreTrio, key_prefix: str) -> Iterator["Rooms"]:
+def parts(trio: StoreTrio, key_prefix: str) -> Iterator["Parts"]:
     api = Api.on(trio.url, key_prefix, FrontConfig(durability="replicated"), registry=REGISTRY)
     with turn_bench(trio.url, key_prefix) as bench:  # at its end all sessions and turns hold together
-        yield Rooms(api, bench)
+        yield Parts(api, bench)
         api.services.tails.close()
 
 
 @dataclass
-class Rooms:
+class Parts:
     """An API that promises `durability: replicated`, and workers. Both know the store by its address alone."""
 
     api: Api
@@ -138,25 +145,25 @@ def says(owner: TurnRun, *texts: str) -> None:
 
 @pytest.mark.parametrize("lives", [True, False], ids=["owner lives", "owner dies"])
 def test_after_a_promotion_each_turn_has_one_story_and_every_confirmed_one_ends(
-    trio: StoreTrio, rooms: Rooms, lives: bool
+    trio: StoreTrio, parts: Parts, lives: bool
 ) -> None:
-    running, unclaimed, claimed, ended = (rooms.accepted(text) for text in ("running", "unclaimed", "claimed", "ended"))
-    owner, ender = rooms.claim(running), rooms.claim(ended)
+    running, unclaimed, claimed, ended = (parts.accepted(text) for text in ("running", "unclaimed", "claimed", "ended"))
+    owner, ender = parts.claim(running), parts.claim(ended)
     owner.writer.emit(started("s1"))
     says(owner, "known", "to the replicas")
     trio.until_replicated()
-    known = {turn: rooms.ids(turn) for turn in (running, claimed, ended)}
+    known = {turn: parts.ids(turn) for turn in (running, claimed, ended)}
 
     # The primary is alone, and nobody has noticed.
     trio.isolate()
     says(owner, "known", "to the primary", "alone")
-    lonely = rooms.claim(claimed)
+    lonely = parts.claim(claimed)
     ender.run()
-    seen_alone = {turn: rooms.ids(turn) for turn in (running, claimed, ended)}
-    readers = {turn: rooms.tail(turn) for turn in (running, claimed, ended)}
+    seen_alone = {turn: parts.ids(turn) for turn in (running, claimed, ended)}
+    readers = {turn: parts.tail(turn) for turn in (running, claimed, ended)}
     assert readers[ended].ended()[-1].type == "turn_complete"
     session = unclaimed.rpartition("/turn/")[0]
-    refused = rooms.post(session, "unconfirmed", Idempotency_Key="k")
+    refused = parts.post(session, "unconfirmed", Idempotency_Key="k")
 
     problem = assert_problem(refused, 503, "not_replicated")
     assert problem["error"]["turn_id"].startswith("turn_")
@@ -165,78 +172,156 @@ def test_after_a_promotion_each_turn_has_one_story_and_every_confirmed_one_ends(
 
     # A replica that knows none of it becomes the primary.
     trio.promote()
-    rooms.until_back()
-    assert {turn: rooms.ids(turn) for turn in known} == known
+    parts.until_back()
+    assert {turn: parts.ids(turn) for turn in known} == known
     assert refuses_writes(trio, owner)
 
     restored = lives and goes_on(owner)
     with pytest.raises(LogError):
         says(lonely, "this claim is lost")
     if restored:
-        assert rooms.ids(running)[: len(seen_alone[running])] == seen_alone[running]
+        assert parts.ids(running)[: len(seen_alone[running])] == seen_alone[running]
         owner.run()
     else:
-        assert rooms.ids(running) == known[running]
-        rooms.claim(running).run()
-    taker = rooms.claim(claimed)
+        assert parts.ids(running) == known[running]
+        parts.claim(running).run()
+    taker = parts.claim(claimed)
     with pytest.raises(Fenced):
-        rooms.bench.tools.log.append(as_of(taker, token=lonely.writer.token))
+        parts.bench.tools.log.append(as_of(taker, token=lonely.writer.token))
     taker.run()
     for turn in (ended, unclaimed):
-        rooms.claim(turn).run()
-    again = rooms.post(session, "unconfirmed", Idempotency_Key="k")
+        parts.claim(turn).run()
+    again = parts.post(session, "unconfirmed", Idempotency_Key="k")
 
     assert again.status_code == 202, again.text
-    rooms.claim(again.headers["Location"]).run()
-    turns = [turn["turn_id"] for turn in rooms.api.client.get(session).json["turns"]]
+    parts.claim(again.headers["Location"]).run()
+    turns = [turn["turn_id"] for turn in parts.api.client.get(session).json["turns"]]
     assert turns == [ref_of(unclaimed).turn_id, again.json["turn_id"]]
     for turn in (running, unclaimed, claimed, ended, again.headers["Location"]):
-        rooms.assert_ended_once(turn)
-    assert not set(rooms.ids(claimed)) & set(seen_alone[claimed][1:])
-    assert not set(rooms.ids(ended)) & set(seen_alone[ended][len(known[ended]) :])
+        parts.assert_ended_once(turn)
+    assert not set(parts.ids(claimed)) & set(seen_alone[claimed][1:])
+    assert not set(parts.ids(ended)) & set(seen_alone[ended][len(known[ended]) :])
 
     # Who had read what is gone was told, and has the story that stands.
-    reader = rooms.api.services.reader
+    reader = parts.api.services.reader
     assert_tells(readers[claimed].ended(), reader, ref_of(claimed))
     assert "reset" in readers[claimed].types
     assert_tells(readers[running].ended(), reader, ref_of(running))
     assert ("reset" in readers[running].types) is not restored
-    late = Reader(rooms.api.client.get(f"{ended}/events?after={seen_alone[ended][-1]}", buffered=False).iter_encoded())
+    late = Reader(parts.api.client.get(f"{ended}/events?after={seen_alone[ended][-1]}", buffered=False).iter_encoded())
     assert [frame.type for frame in late.ended()] == ["reset", "turn_complete"]
 
 
-def test_a_turn_that_no_replica_confirmed_is_found_again_once_the_link_is_back(trio: StoreTrio, rooms: Rooms) -> None:
-    session = rooms.session()
+def test_a_turn_that_no_replica_confirmed_is_found_again_once_the_link_is_back(trio: StoreTrio, parts: Parts) -> None:
+    session = parts.session()
     trio.until_replicated()
 
     trio.isolate()
-    refused = assert_problem(rooms.post(session, "hello", Idempotency_Key="k"), 503, "not_replicated")
+    refused = assert_problem(parts.post(session, "hello", Idempotency_Key="k"), 503, "not_replicated")
     trio.rejoin()
-    found = rooms.post(session, "hello", Idempotency_Key="k")
+    found = parts.post(session, "hello", Idempotency_Key="k")
 
     assert (found.status_code, found.headers["Idempotent-Replayed"]) == (202, "true")
     assert found.json["turn_id"] == refused["error"]["turn_id"]
     trio.promote()
-    rooms.until_back()
-    rooms.claim(found.headers["Location"]).run()
-    rooms.assert_ended_once(found.headers["Location"])
+    parts.until_back()
+    parts.claim(found.headers["Location"]).run()
+    parts.assert_ended_once(found.headers["Location"])
 
 
 def test_a_tail_of_a_turn_that_the_promoted_one_never_knew_ends_and_says_so(
-    trio: StoreTrio, rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+    trio: StoreTrio, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.streams.hub._PATIENCE", 1)
-    session = rooms.session()
+    session = parts.session()
     trio.until_replicated()
     trio.isolate()
-    refused = assert_problem(rooms.post(session, "hello"), 503, "not_replicated")
-    reader = rooms.tail(f"{session}/turn/{refused['error']['turn_id']}")
+    refused = assert_problem(parts.post(session, "hello"), 503, "not_replicated")
+    reader = parts.tail(f"{session}/turn/{refused['error']['turn_id']}")
 
     trio.promote()
 
     assert reader.ended()[-1].type == "turn_lost"
-    rooms.until_back()
-    assert rooms.api.client.get(session).json["turns"] == []
+    parts.until_back()
+    assert parts.api.client.get(session).json["turns"] == []
+
+
+def test_the_rooms_themselves_go_on_after_a_promotion(trio: StoreTrio, tmp_path: Path) -> None:
+    with Rooms(tmp_path, CONFIG, redis_url=trio.url) as rooms:
+        rooms.broker_url = rooms.store_url  # hints go another way: here it is about the turn
+        api, _ = rooms.api(), rooms.worker()
+        rooms.until(lambda: is_healthy(api.port), "the API serves")
+        with httpx.Client(base_url=api.url, timeout=DEADLINE_S) as http:
+            turn = submitted(http, "story")
+            seen: list[Frame] = []
+            client = InBackground(lambda: followed(http, turn, seen))
+            wait_for(lambda: len(seen) > 10, "the turn runs", seconds=DEADLINE_S)
+            trio.isolate()
+            alone = len(seen)
+            wait_for(lambda: len(seen) > alone + 10, "the turn runs on the primary alone", seconds=DEADLINE_S)
+            trio.promote()
+            client.result()
+
+            reader = LogReader(client=trio.promoted, keys=Keys(rooms.key_prefix))
+            assert_tells(seen, reader, ref_of(turn))
+            assert http.get(turn).json()["status"] == "completed"
+            assert finished(http, submitted(http, "and another one"))["status"] == "completed"
+
+
+CONFIG = {
+    "durability": "replicated",
+    "turns": {"lease_s": 5},
+    "providers": {
+        "inference": [
+            {
+                "provider_id": "play",
+                "provider_type": "inline::scripted",
+                "config": {"rules": [{"match": "story", "text": "once upon a time " * 40, "token_ms": 100}]},
+            }
+        ]
+    },
+}
+
+
+def submitted(http: httpx.Client, text: str) -> str:
+    """The path of an accepted turn; one that the store could not take yet is sent again, as clients do it."""
+    agent = patiently(http, "/v1/agents", {"agent_config": {"model": "scripted", "instructions": ""}}).json()[
+        "agent_id"
+    ]
+    session = patiently(http, f"/v1/agents/{agent}/session", {"session_name": "s"}).json()["session_id"]
+    body = {"messages": [{"role": "user", "content": text}]}
+    path: str = patiently(http, f"/v1/agents/{agent}/session/{session}/turn", body).headers["Location"]
+    return path
+
+
+def patiently(http: httpx.Client, path: str, body: Json) -> httpx.Response:
+    headers, deadline = {"Idempotency-Key": new_token()}, time.monotonic() + DEADLINE_S
+    while (answer := http.post(path, json=body, headers=headers)).status_code == 503:
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.2)
+    assert answer.status_code in (200, 202), answer.text
+    return answer
+
+
+def followed(http: httpx.Client, turn: str, seen: list[Frame]) -> None:
+    """Fills `seen` to the turn's end, over as many connections as it takes."""
+    while not seen or seen[-1].type not in TERMINAL_TYPES:
+        headers = {"Last-Event-ID": seen[-1].id} if seen else {}
+        with contextlib.suppress(httpx.TransportError):
+            with http.stream("GET", f"{turn}/events", headers=headers) as answer:
+                seen.extend(frames(answer.iter_bytes()))
+
+
+def finished(http: httpx.Client, turn: str) -> Json:
+    """The turn once it has ended."""
+    ended: list[Json] = []
+
+    def has_ended() -> bool:
+        ended.append(http.get(turn).json())
+        return ended[-1].get("status") in TERMINAL_TYPES.values()
+
+    wait_for(has_ended, f"{turn} ends", seconds=DEADLINE_S)
+    return ended[-1]
 
 
 def as_of(owner: TurnRun, *, token: str) -> Write:
