@@ -69,10 +69,18 @@ class Faults:
     active: Callable[[], list[str]]
     closing: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _begun: float = 0.0
+    _halted_at: float | None = 0.0
     _store_lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, faults: Sequence[Fault], begun: float, on_fault: Callable[[], None]) -> None:
+    def clock(self) -> float:
+        """Seconds of the schedule's time: it stands while a fault waits for somebody to be hit."""
+        halted = self._halted_at
+        return time.time() - self._begun if halted is None else halted
+
+    def run(self, faults: Sequence[Fault], on_fault: Callable[[], None]) -> None:
         """All faults, each at its time or, where those before it took longer, as soon as they are done."""
+        self._begun, self._halted_at = time.time(), None
         do = {
             kinds.KILL_WORKER: self._kill_worker,
             kinds.KILL_HEARTBEAT: self._kill_heartbeat,
@@ -87,13 +95,13 @@ class Faults:
             kinds.CUT_LINK: self._cut_link,
         }
         for fault in faults:
-            if self.closing.wait(max(0.0, begun + fault.at - time.time())):
-                return
+            while (left := fault.at - self.clock()) > 0:
+                if self.closing.wait(left):
+                    return
             # On a busy machine all come later: several at once, for one that had to wait, would leave nobody to kill.
-            begun = max(begun, time.time() - fault.at)
-            waited = time.time()
+            self._halted_at = fault.at
             do[fault.kind](fault)
-            begun += time.time() - waited
+            self._begun, self._halted_at = time.time() - fault.at, None
             on_fault()
 
     def settle(self) -> None:
@@ -111,12 +119,14 @@ class Faults:
             self._replace(slot, fault.seconds)
 
     def _kill_heartbeat(self, fault: Fault) -> None:
-        slot = self._chosen(self.workers, fault)
-        heartbeat = None if slot is None else _room(slot).heartbeat()
-        if slot is not None and heartbeat is not None:
-            self._note(fault.kind, _room(slot).worker_name, lasts=2.0)
-            with suppress(psutil.NoSuchProcess):
-                heartbeat.kill()
+        while (slot := self._chosen(self.workers, fault)) is not None:
+            if (heartbeat := _room(slot).heartbeat()) is not None:
+                # On a busy machine the next one takes a while to come up.
+                self._note(fault.kind, _room(slot).worker_name, lasts=5.0)
+                with suppress(psutil.NoSuchProcess):
+                    heartbeat.kill()
+                return
+            time.sleep(0.1)  # it was killed a moment ago, and the next one has not begun
 
     def _kill_api(self, fault: Fault) -> None:
         """The whole gunicorn, or one of its processes, which it replaces itself."""

@@ -126,15 +126,14 @@ class _Run:
             lease_s=settings.lease_s,
             kinds=settings.kinds,
         )
-        begun = time.time()
         watcher = threading.Thread(target=self._watch_owners, daemon=True)
         watcher.start()
-        injecting = asyncio.create_task(asyncio.to_thread(self._faults.run, faults, begun, self._count))
+        injecting = asyncio.create_task(asyncio.to_thread(self._faults.run, faults, self._count))
         telling = asyncio.create_task(self._report(len(faults)))
         visits = [asyncio.create_task(self._begin(at, visit)) for at, visit in self._visits()]
         try:
             await injecting
-            await asyncio.sleep(max(0.0, begun + settings.duration_s - time.time()))
+            await self._until(settings.duration_s)
             ended, unended = await asyncio.wait(visits, timeout=settings.quiet_s)
             for task in unended:
                 task.cancel()
@@ -149,8 +148,13 @@ class _Run:
         self._rooms.until_healthy(*(slot.room for slot in self.apis if slot.room is not None))
 
     async def _begin(self, at: float, visit: Visit) -> None:
-        await asyncio.sleep(at)
+        await self._until(at)
         await self._clients.visit(visit)
+
+    async def _until(self, at: float) -> None:
+        """Wait for a moment of the schedule's time: submits and faults go on side by side, however slowly."""
+        while (left := at - self._faults.clock()) > 0:  # noqa: ASYNC110 - a clock that may stand wakes nobody
+            await asyncio.sleep(max(0.1, left))
 
     def _visits(self) -> list[tuple[float, Visit]]:
         """Sessions of one to four turns, spread over the time of the faults."""
