@@ -14,7 +14,7 @@ RUN_FLAGS := $(if $(PORT),--port '$(PORT)') $(if $(WORKERS),--workers '$(WORKERS
 CHAOS_FLAGS := $(if $(RUNS),--runs '$(RUNS)') $(if $(TURNS),--turns '$(TURNS)') $(if $(KILLS),--kills '$(KILLS)') \
 	$(if $(SEED),--seed '$(SEED)') $(if $(MUTANT),--mutant '$(MUTANT)') $(if $(MARKDOWN),--markdown '$(MARKDOWN)')
 
-.PHONY: help run setup setup-dev test lint types format unit contracts integration acceptance chaos real bench bench-quick profile clean
+.PHONY: help run setup setup-dev test lint types format unit contracts integration acceptance histories record-logs chaos real bench bench-quick profile clean
 
 help: ## Show this list
 	@grep -hE '^[a-z -]+:.*## ' Makefile | sed -E 's/:.*## /|/' | \
@@ -44,6 +44,12 @@ unit contracts integration acceptance: .venv/.dev ## One kind of tests
 
 chaos: .venv/.dev ## Kill everything at random while turns run (RUNS=1 TURNS=500 KILLS=50 SEED=1 MUTANT=fence MARKDOWN=page)
 	.venv/bin/python tests/chaos/campaign.py $(CHAOS_FLAGS)
+
+histories: .venv/.dev ## Any order of operations on the turn log, very often (HISTORIES=1000)
+	.venv/bin/python tests/contracts/histories.py --histories $(or $(HISTORIES),1000)
+
+record-logs: .venv/.dev ## Record the logs that this release writes, for tests of the next
+	.venv/bin/python tests/data/record_logs.py
 
 real: .venv/.dev ## Against a real inference server, llama.cpp's (builds it the first time)
 	.venv/bin/python bench/real.py

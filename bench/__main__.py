@@ -47,7 +47,7 @@ def main() -> None:
         )
         context.say(f"measuring {', '.join(systems)}")
         asyncio.run(measure(context, options.rows))
-    write(results, options.size)
+    write(results, options.into or RESULTS / options.size)
 
 
 async def measure(context: Context, rows: Sequence[str]) -> None:
@@ -101,23 +101,21 @@ def about(size: str) -> dict[str, object]:
     }
 
 
-def write(results: Results, size: str) -> None:
+def write(results: Results, folder: Path) -> None:
     """The table to the terminal; table, figures and plots into files."""
     results.about["load_after"] = round(os.getloadavg()[0], 2)
     facts = ", ".join(f"{name} {value}" for name, value in results.about.items())
     print(f"\n{results.table()}\n\n{facts}")
     missed = results.missed()
     print(f"\nGoals missed: {len(missed)}" + "".join(f"\n  {figure.name}: {figure.verdict()}" for figure in missed))
-    RESULTS.mkdir(exist_ok=True)
-    folder = RESULTS / size
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "figures.json").write_bytes(results.as_json() + b"\n")
     (folder / "table.md").write_text(f"{results.table()}\n\n{facts}\n")
     try:
         draw(results, folder)
     except ImportError:
         print("No plots: matplotlib is not installed (pip install --group bench).")
-    print(f"\nTable, figures and plots: {folder.relative_to(ROOT)}")
+    print(f"\nTable, figures and plots: {folder}")
 
 
 def _options() -> argparse.Namespace:
@@ -125,6 +123,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--rows", default=",".join(ROWS), help="only these, with commas: %(default)s")
     parser.add_argument("--peers", default=",".join(PEERS), help="only these, with commas; empty for none")
+    parser.add_argument("--into", type=Path, help="folder for table, figures and plots (default: bench/results/<size>)")
     options = parser.parse_args()
     options.rows = [name for name in options.rows.split(",") if name]
     options.peers = [name for name in options.peers.split(",") if name]

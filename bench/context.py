@@ -13,7 +13,6 @@ from bench.systems.base import System
 from bench.systems.processes import Processes
 from bench.systems.turnstone import PLAIN, Shape, Stack, Turnstone
 
-SETTLE_S = 15.0
 _STEP_S = 0.2
 _QUIET = 0.1
 """Of a core: what is still at work on the load before uses more."""
@@ -69,7 +68,7 @@ class Context:
 
     async def settle(self, system: System) -> None:
         """Return when the system is at rest, or does not come to rest."""
-        deadline = time.monotonic() + SETTLE_S
+        deadline = time.monotonic() + self.sizes.settle_s
         used = _total(system)
         while time.monotonic() < deadline:
             await asyncio.sleep(_STEP_S)

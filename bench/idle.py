@@ -37,6 +37,8 @@ Json = dict[str, Any]
 QUEUED = 1000
 SETTLE_S = 75.0
 """The pauses between the hints of a turn that waits are 1, 2, 4, 8, 16, 32 and from then on 60 s."""
+LONGEST_PAUSE_S = 60.0
+"""A shorter look might miss all hints, or see them all."""
 DEADLINE_S = 120.0
 SHOWN = 12  # commands
 RULES = [{"match": "^busy", "text": "word " * 60, "token_ms": 60_000, "first_token_ms": 60_000}]
@@ -70,12 +72,11 @@ def main() -> None:
         results = [{"turns": 0, **stack.measure(options.seconds)}]
         stack.queue_up(options.workers)
         time.sleep(SETTLE_S)
-        results.append({"turns": QUEUED, **stack.measure(options.seconds)})
+        results.append({"turns": QUEUED, **stack.measure(max(options.seconds, LONGEST_PAUSE_S))})
     report = {
         "command": " ".join(["python", *sys.argv]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "workers": options.workers,
-        "seconds": options.seconds,
         "results": results,
     }
     if options.into:
@@ -86,7 +87,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long to look, each time")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long to look (with turns: a minute at least)")
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--into", type=Path, help="a file for the figures as JSON")
     return parser.parse_args()
@@ -112,6 +113,7 @@ class _Stack:
             processes.setdefault(name, []).append(((cpu - cpu_then) / took, (switches - switches_then) / took))
         calls = {name: (count - before.commands.get(name, 0)) / took for name, count in after.commands.items()}
         return {
+            "seconds": round(took, 1),
             "processes": {
                 name: {
                     "count": len(figures),
@@ -200,9 +202,9 @@ def _name(process: psutil.Process) -> str:
 
 
 def _table(report: Json) -> str:
-    lines = [f"{report['workers']} workers, one API process; {report['seconds']:.0f} s each; {report['machine']}", ""]
+    lines = [f"{report['workers']} workers, one API process; {report['machine']}", ""]
     for result in report["results"]:
-        lines += [f"{result['turns']} turns wait", ""]
+        lines += [f"{result['turns']} turns wait, over {result['seconds']:.0f} s", ""]
         lines += ["| process | number | CPU of a core (%) | wake-ups/s |", "|---|---|---|---|"]
         for name, figures in result["processes"].items():
             lines.append(f"| {name} | {figures['count']} | {figures['cpu_percent']} | {figures['switches_per_s']} |")

@@ -9,14 +9,19 @@ class Sizes:
     """Counts, and times in seconds."""
 
     repeats: int = 3
+    settle_s: float = 15.0
+    """How long a system may take to come to rest before and after a load."""
     share_stack: bool = False
     """Whether rows use one stack together, to save its start: not in a run whose figures are kept."""
     share_always: bool = False
     """Also those that leave turns behind: for trying the rows out."""
     post: bool = True
     """Whether turns posted with `stream: true` are measured too, beside submitted ones."""
+    warm: int = 64
+    """Replies before anything is measured: the first ones of a process cost more."""
     alone: int = 100
     fifty: int = 150
+    fifty_tokens: int = 40
     short: int = 512
     short_slow: int = 128
     long: int = 16
@@ -42,6 +47,7 @@ class Sizes:
 FULL = Sizes()
 QUICK = Sizes(
     repeats=1,
+    settle_s=5.0,
     share_stack=True,
     post=False,
     alone=40,
@@ -64,11 +70,14 @@ QUICK = Sizes(
 )
 SMOKE = Sizes(
     repeats=1,
+    settle_s=0.0,
     share_stack=True,
     share_always=True,
     durabilities=("none",),
+    warm=4,
     alone=2,
     fifty=4,
+    fifty_tokens=4,
     short=4,
     short_slow=4,
     long=1,

@@ -48,5 +48,7 @@ def table(lines: Iterable[str], *, wanted: float) -> str:
 def _function(frame: str) -> str:
     """`name (path/to/file.py:12)` without the line and the way to the file."""
     name, _, place = frame.partition(" (")
+    if not place:
+        return name or "(no Python function)"
     path = place.rstrip(")").rpartition(":")[0] or place.rstrip(")")
     return f"{name} ({'/'.join(path.split('/')[-2:])})"

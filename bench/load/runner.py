@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.load.plan import Plan
 from bench.load.reply import Reply
@@ -39,6 +39,8 @@ class Outcome:
     unfinished: int
     tokens: int
     seconds: float
+    client_cpu_s: float = 0.0
+    """What reading them took here."""
 
     @property
     def first_us(self) -> list[int]:
@@ -69,7 +71,7 @@ async def run_load(ask: Ask, load: Load) -> Outcome:
             begun.append(reply := Reply())
             await _one(ask, load.plan, reply, failures)
 
-    started = time.perf_counter()
+    started, cpu_s = time.perf_counter(), time.process_time()
     tasks = [asyncio.create_task(slot(number)) for number in range(load.in_flight)]
     _, late = await asyncio.wait(tasks, timeout=load.limit_s)
     seconds = time.perf_counter() - started
@@ -77,7 +79,8 @@ async def run_load(ask: Ask, load: Load) -> Outcome:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     _show(failures)
-    return outcome_of(begun, load.plan, seconds, cut_short=bool(late), wanted=load.replies)
+    outcome = outcome_of(begun, load.plan, seconds, cut_short=bool(late), wanted=load.replies)
+    return replace(outcome, client_cpu_s=time.process_time() - cpu_s)
 
 
 async def run_in_turns(asks: Sequence[Ask], plan: Plan, replies: int) -> list[Outcome]:

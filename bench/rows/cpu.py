@@ -15,6 +15,8 @@ def note_cpu(context: Context, load: str, system: System, outcome: Outcome, cpu_
     section = context.results.section(TITLE)
     name = "direct (the upstream)" if system.name == "direct" else system.name
     section.figure(f"{load}, all processes", "µs").add(name, sum(cpu_s.values()) * 1e6 / outcome.tokens)
+    client = outcome.client_cpu_s * 1e6 / outcome.tokens
+    section.figure(f"{load}, the load client itself", "µs").add(name, client)
     if system.name == OURS:
         for room, used in cpu_s.items():
             section.figure(f"{load}, {room}", "µs").add(name, used * 1e6 / outcome.tokens)

@@ -10,7 +10,6 @@ from bench.systems.base import System
 from bench.systems.turnstone import TurnstonePost
 
 TITLE = "First token, added to the upstream's own"
-STEADY = Plan(tokens=40, token_ms=50)
 
 
 async def alone(context: Context) -> None:
@@ -43,7 +42,8 @@ async def _alone(context: Context, systems: list[System]) -> dict[str, Outcome]:
 async def fifty(context: Context) -> None:
     """50 in flight, 40 tokens at 20 tokens/s, begun one after the other."""
     section = context.results.section(TITLE)
-    load = Load(plan=STEADY, in_flight=50, replies=context.sizes.fifty, ramp_s=STEADY.seconds, limit_s=30)
+    plan = Plan(tokens=context.sizes.fifty_tokens, token_ms=50)
+    load = Load(plan=plan, in_flight=50, replies=context.sizes.fifty, ramp_s=plan.seconds, limit_s=30)
     for repeat in range(context.sizes.repeats):
         for system in _with_post(context):
             outcome, cpu_s = await context.measure(system, load)

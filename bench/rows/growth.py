@@ -46,7 +46,7 @@ async def session(context: Context) -> None:
     reads: list[tuple[float, float]] = []
     with context.stack() as stack:
         ours = Turnstone(stack)
-        await context.measure(ours, _warm())
+        await context.measure(ours, _warm(context))
         for place in context.sizes.session_turns:
             found[place] = await _turns_at(ours, place, context.sizes.samples)
             path = await _session_of(ours, place)
@@ -70,7 +70,7 @@ async def history(context: Context) -> None:
     found: dict[str, Costs] = {}
     with context.stack() as stack:
         ours = Turnstone(stack)
-        await context.measure(ours, _warm())
+        await context.measure(ours, _warm(context))
         found["none"] = await _turns_at(ours, 1, context.sizes.samples)
         started = time.perf_counter()
         await _fill(ours, count)
@@ -85,8 +85,8 @@ async def history(context: Context) -> None:
     context.say(f"{count:,} finished turns")
 
 
-def _warm() -> Load:
-    return Load(plan=TURN, in_flight=8, replies=64)
+def _warm(context: Context) -> Load:
+    return Load(plan=TURN, in_flight=8, replies=context.sizes.warm)
 
 
 async def _fill(ours: Turnstone, count: int) -> None:

@@ -22,7 +22,7 @@ async def measure(context: Context) -> None:
     section, count = context.results.section(TITLE), context.sizes.quiet_clients
     with context.stack(leaves_turns=True) as stack:
         ours = Turnstone(stack)
-        await context.measure(ours, Load(plan=Plan(tokens=16), in_flight=8, replies=64))
+        await context.measure(ours, Load(plan=Plan(tokens=16), in_flight=8, replies=context.sizes.warm))
         turns = await quiet_turns(ours, count)
         await context.settle(ours)
         before = ours.usage().rss_mb["api"]

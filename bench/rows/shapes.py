@@ -16,7 +16,7 @@ async def measure(context: Context) -> None:
         figure = section.figure(f"{workers} worker, {api_processes} API", "turns/s")
         with context.stack(Shape(workers=workers, api_processes=api_processes)) as stack:
             ours = Turnstone(stack)
-            await context.measure(ours, short_load(64))  # the first turns of a process cost more
+            await context.measure(ours, short_load(context.sizes.warm))
             for _ in range(context.sizes.repeats):
                 outcome, cpu_s = await context.measure(ours, short_load(context.sizes.short))
                 figure.add(OURS, outcome.replies_per_s)

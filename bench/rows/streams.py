@@ -20,7 +20,7 @@ async def measure(context: Context) -> None:
     """The goal's thousand at 5 tokens/s, then streams of 10 tokens/s by number, with the peers as far as they go."""
     with context.stack() as stack:
         ours = Turnstone(stack)
-        await context.measure(ours, Load(plan=Plan(tokens=16), in_flight=8, replies=32))
+        await context.measure(ours, Load(plan=Plan(tokens=16), in_flight=8, replies=context.sizes.warm))
         for repeat in range(context.sizes.repeats):
             await _held(context, context.sizes.streams, 5, [context.direct, ours])
             context.say(f"{context.sizes.streams} streams of 5 tokens/s, {repeat + 1} of {context.sizes.repeats}")

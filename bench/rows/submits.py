@@ -25,7 +25,7 @@ async def measure(context: Context) -> None:
         try:
             with context.stack(Shape(durability=durability), leaves_turns=True) as stack:
                 ours = Turnstone(stack)
-                await _submits(ours, 0.5)
+                await _submits(ours, 0.1)
                 await context.settle(ours)
                 if durability == "none":
                     for _ in range(context.sizes.repeats):

@@ -1,5 +1,6 @@
 """Turnstone: store, API processes and workers, each a process of its own, as a deployment starts them."""
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from bench.systems.store import DURABLE, FSYNC, start_store
 from shared.cli.stack import API_COMMAND, WORKER_COMMAND
 
 KEY_PREFIX = "ts"
+AT_ONCE = 16
 EVENTS = "text/event-stream"
 
 
@@ -95,8 +97,9 @@ class Turnstone(System):
         self.stack.until_ready()
 
     async def prepare(self, count: int) -> None:
-        while len(self._sessions) < count:
-            self._sessions.append(await self.new_session())
+        await self._have_agent()
+        while (missing := count - len(self._sessions)) > 0:
+            self._sessions += await asyncio.gather(*(self.new_session() for _ in range(min(AT_ONCE, missing))))
 
     async def ask(self, plan: Plan, reply: Reply) -> None:
         turn = await self.submit(self._sessions.pop(), plan)
@@ -104,9 +107,7 @@ class Turnstone(System):
 
     async def new_session(self) -> str:
         """The path of a new session."""
-        if not self._agent:
-            config = {"model": MODEL, "instructions": "", "enable_session_persistence": True}
-            self._agent = (await self._created("/agents", {"agent_config": config}))["agent_id"]
+        await self._have_agent()
         path = f"/agents/{self._agent}/session"
         session = await self._created(path, {"session_name": "bench"})
         return f"{path}/{session['session_id']}"
@@ -138,6 +139,11 @@ class Turnstone(System):
 
     def usage(self) -> Usage:
         return self.stack.processes.usage()
+
+    async def _have_agent(self) -> None:
+        if not self._agent:
+            config = {"model": MODEL, "instructions": "", "enable_session_persistence": True}
+            self._agent = (await self._created("/agents", {"agent_config": config}))["agent_id"]
 
     async def _created(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         status, answer = await self.client.fetch("POST", path, json.dumps(body).encode())
