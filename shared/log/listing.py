@@ -1,7 +1,8 @@
 """A tenant's turns over all shards, newest first: for operators, who look for turns and not in sessions.
 
-Indexes say where to look, rows say what is so. One page reads at most `_ROUNDS` times `_CHUNK` members of each shard's
-index and `_ROWS` rows, whatever the tenant has; a page that found less than was asked for says where to go on.
+Indexes say where to look, rows say what is so. One page takes at most `_ROUNDS` times two round trips, whatever the tenant
+has: each time up to `MOST` rows are read, and of each shard's index a sixth of that. A page that found less than was asked
+for says where to go on.
 """
 
 import re
@@ -24,9 +25,10 @@ from shared.status import ACTIVE, TERMINAL, TurnStatus
 
 MOST = 200
 """Turns in one page."""
-_CHUNK = 32
 _ROUNDS = 8
-_ROWS = 200
+_FEWEST, _SPREAD = 8, 6
+"""How much of each shard's index is read: a sixth of what is wanted of all of them is mostly enough, and where one shard
+has it all, eight rounds are."""
 _CURSOR = re.compile(r"(\d{1,16})-(sess_\d{2}_[0-9a-z]+)-(turn_\d{2}_[0-9a-z]+)", re.ASCII)
 _FIELDS = ("status", "agent_id", "attempts", "last", "created_us", "worker", "retry_of")
 
@@ -98,9 +100,9 @@ class TurnListing:
         Failed ones alone are in the order of their failing, all others in that of their acceptance. Turns of deleted
         sessions are left out. A page goes on exactly behind the one before, whatever came or went in between.
         """
-        index, found = _index_for(statuses), list[Listed]()
+        index, found, reach = _index_for(statuses), list[Listed](), limit
         for _ in range(_ROUNDS):
-            places, is_rest = self._places(tenant, index, after)
+            places, is_rest = self._places(tenant, index, after, reach)
             looked_at = 0
             for place, row in zip(places, self._rows(tenant, index, places), strict=True):
                 looked_at, after = looked_at + 1, place
@@ -112,28 +114,31 @@ class TurnListing:
                 return Page(turns=self._with_errors(found), after=None)
             if len(found) == limit:
                 break
+            reach = min(2 * reach, MOST)
         return Page(turns=self._with_errors(found), after=after)
 
-    def _places(self, tenant: str, index: str, after: Place | None) -> tuple[list[Place], bool]:
-        """The next places of an index, in order, and whether these are all that are left. One round trip.
+    def _places(self, tenant: str, index: str, after: Place | None, reach: int) -> tuple[list[Place], bool]:
+        """The next places of an index, in order, at most `reach`, and whether these are all that are left.
 
-        Of each shard its next few are read. What lies behind the end of a shard's few is not certain to be the next.
+        One round trip. Of each shard its next few are read; what lies behind the end of a shard's few is not certain to be
+        the next.
         """
+        few = max(_FEWEST, reach // _SPREAD)
         keys = [getattr(self._keys.index(shard, tenant), index) for shard in range(SHARDS)]
         with translated():
             pipe = self._client.pipeline(transaction=False)
             for key in keys:
                 before = "+inf" if after is None else f"({after.time_us}"
-                pipe.zrevrangebyscore(key, before, "-inf", start=0, num=_CHUNK, withscores=True)
+                pipe.zrevrangebyscore(key, before, "-inf", start=0, num=few, withscores=True)
             for key in keys if after is not None else ():
                 pipe.zrevrangebyscore(key, after.time_us, after.time_us, withscores=True)  # type: ignore[union-attr]
             replies = pipe.execute()
         older = [_placed(reply) for reply in replies[:SHARDS]]
         same = [place for reply in replies[SHARDS:] for place in _placed(reply) if after is None or place < after]
-        horizon = max((places[-1] for places in older if len(places) == _CHUNK), default=None)
+        horizon = max((places[-1] for places in older if len(places) == few), default=None)
         ordered = [*sorted(same, reverse=True), *merge(*older, reverse=True)]
         certain = [place for place in ordered if horizon is None or place >= horizon]
-        return certain[:_ROWS], horizon is None and len(certain) <= _ROWS
+        return certain[:reach], horizon is None and len(certain) <= reach
 
     def _rows(self, tenant: str, index: str, places: Iterable[Place]) -> list[Listed | None]:
         """What the turns' hashes say; None for one that is gone, or whose session is deleted. One round trip.

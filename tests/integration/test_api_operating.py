@@ -229,7 +229,7 @@ def test_a_search_for_what_is_rare_ends_each_page_in_bounds_and_comes_to_it(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.log.listing._ROUNDS", 2)
-    monkeypatch.setattr("shared.log.listing._ROWS", 5)
+    monkeypatch.setattr("shared.log.listing.MOST", 5)
     agent = api.agent()
     wanted = api.turn(api.session(agent))
     session = api.session()
