@@ -1,8 +1,8 @@
 """A tenant's turns over all shards, newest first: for operators, who look for turns and not in sessions.
 
-Indexes say where to look, rows say what is so. One page takes at most `_ROUNDS` times two round trips, whatever the tenant
-has: each time up to `MOST` rows are read, and of each shard's index a sixth of that. A page that found less than was asked
-for says where to go on.
+Indexes say where to look, rows say what is so. One page takes at most `_ROUNDS` times two round trips, whatever the
+tenant has: each time up to `MOST` rows are read, and of each shard's index a sixth of that. A page that found less than
+was asked for says where to go on.
 """
 
 import re
@@ -27,8 +27,8 @@ MOST = 200
 """Turns in one page."""
 _ROUNDS = 8
 _FEWEST, _SPREAD = 8, 6
-"""How much of each shard's index is read: a sixth of what is wanted of all of them is mostly enough, and where one shard
-has it all, eight rounds are."""
+"""How much of each shard's index is read: a sixth of what is wanted of all of them is mostly enough, and where one
+shard has it all, eight rounds are."""
 _CURSOR = re.compile(r"(\d{1,16})-(sess_\d{2}_[0-9a-z]+)-(turn_\d{2}_[0-9a-z]+)", re.ASCII)
 _FIELDS = ("status", "agent_id", "attempts", "last", "created_us", "worker", "retry_of")
 
@@ -120,8 +120,8 @@ class TurnListing:
     def _places(self, tenant: str, index: str, after: Place | None, reach: int) -> tuple[list[Place], bool]:
         """The next places of an index, in order, at most `reach`, and whether these are all that are left.
 
-        One round trip. Of each shard its next few are read; what lies behind the end of a shard's few is not certain to be
-        the next.
+        One round trip. Of each shard its next few are read; what lies behind the end of a shard's few is not certain to
+        be the next.
         """
         few = max(_FEWEST, reach // _SPREAD)
         keys = [getattr(self._keys.index(shard, tenant), index) for shard in range(SHARDS)]
