@@ -9,6 +9,7 @@ import asyncio
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,8 @@ from bench.systems.processes import Processes
 from bench.systems.turnstone import Stack, Turnstone
 
 PEERS: dict[str, Callable[[Processes, str], System]] = {"afternoon": Afternoon, "llama-stack": LlamaStack}
+ROW_S = 300.0
+"""No row takes that long, however slow a system is."""
 RESULTS = ROOT / "bench" / "results"
 SIZES = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
 
@@ -46,7 +49,11 @@ def main() -> None:
             folder=Path(folder), sizes=SIZES[options.size], systems=systems, upstream_url=direct.url, results=results
         )
         context.say(f"measuring {', '.join(systems)}")
-        asyncio.run(measure(context, options.rows))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            asyncio.run(measure(context, options.rows))
+        except KeyboardInterrupt:
+            results.section("Not measured").note("The run was stopped before its end.")
     write(results, options.into or RESULTS / options.size)
 
 
@@ -56,7 +63,7 @@ async def measure(context: Context, rows: Sequence[str]) -> None:
         await system.prepare(1)
     for name in rows:
         try:
-            await ROWS[name](context)
+            await asyncio.wait_for(ROWS[name](context), ROW_S)
         except (OSError, RuntimeError, TimeoutError) as error:
             context.results.section("Not measured").note(f"{name}: {type(error).__name__} {str(error)[-1500:]}")
             context.say(f"{name} could not be measured: {type(error).__name__} {str(error)[-300:]}")

@@ -7,6 +7,7 @@ from bench.context import Context
 from bench.figures import OURS, Goal
 from bench.load.plan import Plan
 from bench.load.runner import Load, Outcome, run_load
+from bench.rows.cpu import note_cpu
 from bench.stats import added_ms
 from bench.systems.base import System
 from bench.systems.turnstone import Turnstone
@@ -48,6 +49,7 @@ async def _held(context: Context, streams: int, rate: int, systems: list[System]
         system.close()
         if system.name == "direct":
             direct = outcome
+        note_cpu(context, f"{streams} streams of {rate} tokens/s", system, outcome, cpu_s)
         _note(context, f"{streams} of {rate} tokens/s", streams, system.name, (outcome, direct), peak, cpu_s)
 
 
