@@ -27,7 +27,7 @@ _SHORT = Settings(seed=1, turns=100, duration_s=30, quiet_s=25)
 
 PROFILES = {
     # What brings a missing safeguard to light: owners that come back, answers that are lost, silence, dead workers.
-    "fence": replace(_SHORT, kinds={**_NONE, kinds.STOP_WORKER: 12, kinds.STALL_LINK: 16}),
+    "fence": replace(_SHORT, kinds={**_NONE, kinds.STOP_WORKER: 14}),
     "tail": replace(_SHORT, kinds={**_NONE, kinds.LOSE_REPLIES: 100}),
     "renew": replace(_SHORT, turns=30, duration_s=20, quiet_s=60, silence_s=4.0, kinds=_NONE),
     "reap": replace(_SHORT, duration_s=20, kinds={**_NONE, kinds.KILL_WORKER: 6}),

@@ -3,7 +3,9 @@
 An oracle that finds nothing proves nothing until it has been seen to find what is wrong. The safeguards are taken away
 from outside: the scripts' text is changed as it is loaded, methods are replaced. The product has no switch for it.
 
-- `fence`: no script asks whose token comes with a write.
+- `fence`: no script asks whose token comes with a write, nor where its writer believes the log to end. The position
+  alone stops nearly every stale owner: with only the token gone, one is let through where by chance it has as many
+  events to write as its successor has written.
 - `tail`: `append` does not ask where the writer believes the log to end.
 - `renew`: no lease is ever extended, by `renew` or by `append`.
 - `reap`: the reaper looks at nothing.
@@ -20,18 +22,16 @@ _HEARTBEAT = "heartbeat"
 
 Edit = tuple[str, str]
 
+_POSITION = "if turn.last ~= ARGV[{}] or turn.plast ~= ARGV[{}] then return {{'TAIL', turn.last, turn.plast}} end"
+
 _FENCE: dict[str, list[Edit]] = {
-    "append": [("turn.token ~= ARGV[3] or ", "")],
-    "pause": [("turn.token ~= ARGV[3] or ", "")],
+    "append": [("turn.token ~= ARGV[3] or ", ""), (_POSITION.format(4, 5), "")],
+    "pause": [("turn.token ~= ARGV[3] or ", ""), (_POSITION.format(4, 5), "")],
     "release": [("turn.token ~= ARGV[3] or ", "")],
     "renew": [("turn.token ~= ARGV[3] or ", "")],
-    "finish": [("if turn.token ~= ARGV[4] then return {'FENCED'} end", "")],
+    "finish": [("if turn.token ~= ARGV[4] then return {'FENCED'} end", ""), (_POSITION.format(5, 6), "")],
 }
-_TAIL: dict[str, list[Edit]] = {
-    "append": [
-        ("if turn.last ~= ARGV[4] or turn.plast ~= ARGV[5] then return {'TAIL', turn.last, turn.plast} end", "")
-    ],
-}
+_TAIL: dict[str, list[Edit]] = {"append": [(_POSITION.format(4, 5), "")]}
 _RENEW: dict[str, list[Edit]] = {
     "append": [("'deadline', deadline", "'renewed', deadline"), ("redis.call('ZADD', KEYS[4], deadline, ARGV[2])", "")],
     "renew": [("'deadline', deadline", "'renewed', deadline"), ("redis.call('ZADD', KEYS[2], deadline, ARGV[2])", "")],
