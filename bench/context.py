@@ -69,10 +69,10 @@ class Context:
     async def settle(self, system: System) -> None:
         """Return when the system is at rest, or does not come to rest."""
         deadline = time.monotonic() + self.sizes.settle_s
-        used = _total(system)
+        used = _total(system, look_again=True)
         while time.monotonic() < deadline:
             await asyncio.sleep(_STEP_S)
-            before, used = used, _total(system)
+            before, used = used, _total(system, look_again=False)
             if used - before <= _QUIET * _STEP_S:
                 return
 
@@ -81,5 +81,5 @@ class Context:
         print(f"{time.monotonic() - self._started:6.0f} s  {words}", flush=True)
 
 
-def _total(system: System) -> float:
-    return sum(system.usage().cpu_s.values())
+def _total(system: System, *, look_again: bool) -> float:
+    return sum(system.usage(look_again=look_again).cpu_s.values())

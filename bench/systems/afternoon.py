@@ -64,5 +64,5 @@ class Afternoon(System):
     def close(self) -> None:
         self._client.close()
 
-    def usage(self) -> Usage:
-        return self._processes.usage()
+    def usage(self, *, look_again: bool = True) -> Usage:
+        return self._processes.usage(look_again=look_again)

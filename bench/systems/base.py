@@ -46,5 +46,6 @@ class System(ABC):
         """Drop idle connections: the server will, and a request could be lost in that."""
 
     @abstractmethod
-    def usage(self) -> Usage:
-        """What the system's processes have used so far, by room."""
+    def usage(self, *, look_again: bool = True) -> Usage:
+        """What the system's processes have used so far, by room; not `look_again`: of those known, as cheaply as can
+        be."""

@@ -42,5 +42,5 @@ class Direct(System):
     def close(self) -> None:
         self._client.close()
 
-    def usage(self) -> Usage:
-        return self._processes.usage()
+    def usage(self, *, look_again: bool = True) -> Usage:
+        return self._processes.usage(look_again=look_again)

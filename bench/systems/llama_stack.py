@@ -54,8 +54,8 @@ class LlamaStack(System):
     def close(self) -> None:
         self._client.close()
 
-    def usage(self) -> Usage:
-        return self._processes.usage()
+    def usage(self, *, look_again: bool = True) -> Usage:
+        return self._processes.usage(look_again=look_again)
 
     async def _created(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         status, answer = await self._client.fetch("POST", path, json.dumps(body).encode())

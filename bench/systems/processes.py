@@ -72,6 +72,7 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._started: list[Started] = []
+        self._families: list[tuple[str, psutil.Process]] = []
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -114,16 +115,18 @@ class Processes:
         self._started.append(started)
         return started
 
-    def usage(self) -> Usage:
-        """What all of them have used so far."""
+    def usage(self, *, look_again: bool = True) -> Usage:
+        """What all of them have used so far. To look again for the processes below them takes some ms: not during a
+        load."""
+        if look_again:
+            self._families = [(started.room, process) for started in self._started for process in started.family()]
         cpu_s: dict[str, float] = {}
         rss_mb: dict[str, float] = {}
-        for started in self._started:
-            for process in started.family():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    times = process.cpu_times()
-                    cpu_s[started.room] = cpu_s.get(started.room, 0.0) + times.user + times.system
-                    rss_mb[started.room] = rss_mb.get(started.room, 0.0) + process.memory_info().rss / 2**20
+        for room, process in self._families:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                cpu_s[room] = cpu_s.get(room, 0.0) + times.user + times.system
+                rss_mb[room] = rss_mb.get(room, 0.0) + process.memory_info().rss / 2**20
         return Usage(cpu_s=cpu_s, rss_mb=rss_mb)
 
     def until(self, condition: Callable[[], bool], what: str, *, seconds: float = START_S) -> None:

@@ -137,8 +137,8 @@ class Turnstone(System):
     def close(self) -> None:
         self.client.close()
 
-    def usage(self) -> Usage:
-        return self.stack.processes.usage()
+    def usage(self, *, look_again: bool = True) -> Usage:
+        return self.stack.processes.usage(look_again=look_again)
 
     async def _have_agent(self) -> None:
         if not self._agent:
