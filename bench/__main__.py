@@ -54,7 +54,7 @@ def main() -> None:
             asyncio.run(measure(context, options.rows))
         except KeyboardInterrupt:
             results.section("Not measured").note("The run was stopped before its end.")
-    write(results, options.into or RESULTS / options.size)
+        write(results, options.into or RESULTS / options.size)
 
 
 async def measure(context: Context, rows: Sequence[str]) -> None:
