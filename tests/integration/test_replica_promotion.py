@@ -63,6 +63,10 @@ def parts(trio: StoreTrio, key_prefix: str) -> Iterator["Parts"]:
         bench.tools.journal.kept = Kept(seconds=600)  # however slow this machine is
         yield Parts(api, bench)
         api.services.tails.close()
+    for thread in api.services.tails._hub._threads:
+        thread.join(DEADLINE_S)
+    for client in (api.services.reader._client, api.services.calls._client, bench.kit.client):
+        client.connection_pool.disconnect()
 
 
 @dataclass
