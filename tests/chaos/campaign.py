@@ -44,9 +44,9 @@ def main() -> None:
     for number in range(arguments.runs):
         one = replace(settings, seed=arguments.seed + number)
         results.append(_one(one, keep=arguments.keep, of=f"run {number + 1}/{arguments.runs}, seed {one.seed}"))
-    if arguments.markdown is not None:
-        asked = "" if arguments.turns is None else f" TURNS={arguments.turns}"
-        write_markdown(arguments.markdown, results, f"make chaos RUNS={arguments.runs} SEED={arguments.seed}{asked}")
+        if arguments.markdown is not None:
+            # After each run: a campaign takes long, and one that is broken off has something to show.
+            write_markdown(arguments.markdown, results, _command(arguments))
     if len(results) > 1:
         sys.stdout.write(f"\n{table(results)}\n")
     sys.exit(0 if all(result.verdict.is_good for result in results) else 1)
@@ -71,6 +71,12 @@ def _one(settings: Settings, *, keep: bool, of: str) -> Result:
         shutil.rmtree(folder)
     sys.stdout.flush()
     return result
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """How to have the same again."""
+    given = {"RUNS": arguments.runs, "SEED": arguments.seed, "TURNS": arguments.turns, "KILLS": arguments.kills}
+    return " ".join(["make chaos", *(f"{name}={value}" for name, value in given.items() if value is not None)])
 
 
 def _arguments() -> argparse.Namespace:
