@@ -1,7 +1,10 @@
 """Takes turns in, and ends them on request: everything that happens before a turn's answer begins."""
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from api.configs import check_config, text_documents, turn_config
 from api.services import Services
@@ -14,6 +17,8 @@ from shared.log.turn_log import Accepted, Terms
 from shared.types.turns import CreateTurn
 
 logger = logging.getLogger(__name__)
+
+_ACCEPT_AGAIN_S = (0.05, 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +83,8 @@ def take_in(
     """
     _require_durable(services)
     with services.bounds.place(ref.tenant, event.agent_id) as place:
-        accepted = services.log.accept(
+        accepted = _until_answered(
+            services.log.accept,
             ref,
             event=event,
             config=config,
@@ -93,6 +99,24 @@ def take_in(
         services.hints.send(taken)
     confirm(services, taken)
     return accepted
+
+
+def _until_answered(accept: Callable[..., Accepted], ref: TurnRef, **turn: Any) -> Accepted:
+    """Accept, again where the store's reply was lost: with the same id it is the same turn, whatever was done before.
+
+    Without it a client that sends no key would get a 503 for a turn that runs.
+    """
+    for pause_s in (*_ACCEPT_AGAIN_S, None):
+        try:
+            accepted = accept(ref, **turn)
+        except StoreError as error:
+            if pause_s is None:
+                raise
+            logger.warning("turn %s is submitted to the store again: %s", ref.turn_id, error)
+            time.sleep(pause_s)
+        else:
+            return replace(accepted, repeated=accepted.repeated and accepted.turn_id != ref.turn_id)
+    raise AssertionError("unreachable")
 
 
 def confirm(services: Services, ref: TurnRef) -> None:

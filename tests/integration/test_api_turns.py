@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from apikit import HELLO, Api, assert_problem, event_types, ref_of
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared.runconfig import FrontConfig, Limits
 
@@ -323,3 +324,26 @@ def test_a_turn_under_another_session_is_not_found_and_not_touched(api: Api) -> 
     assert_problem(api.client.post(f"{elsewhere}/cancel"), 404)
     assert_problem(api.post(f"{elsewhere}/resume", {"tool_responses": ANSWER}), 404)
     assert api.client.get(turn).json["status"] == "queued"
+
+
+def test_a_submit_whose_reply_from_the_store_was_lost_is_answered_with_the_turn_that_it_made(api: Api) -> None:
+    session = api.session()
+    api.turn(session)  # from now on the scripts are loaded, and the session is known
+    client = api.services.log._scripts._client
+    reply_of, lost = client.evalsha, []
+
+    def lose_the_first(*command: Any) -> Any:
+        reply = reply_of(*command)
+        if not lost:
+            lost.append(reply)
+            raise RedisConnectionError("the reply was lost")
+        return reply
+
+    client.evalsha = lose_the_first
+
+    answer = api.post(f"{session}/turn", HELLO)
+
+    assert [reply[0] for reply in lost] == [b"ACCEPTED"]
+    assert answer.status_code == 202
+    assert "Idempotent-Replayed" not in answer.headers
+    assert [turn["turn_id"] for turn in api.client.get(session).json["turns"]][1:] == [answer.json["turn_id"]]
