@@ -11,7 +11,7 @@ from shared.errors import StoreError
 from shared.events import Entry, PrivateEntry
 from shared.fold import TurnState, fold
 from shared.ids import TurnRef
-from shared.log.blobs import BlobStore, RedisBlobs
+from shared.log.blobs import BlobGone, BlobStore, RedisBlobs
 from shared.log.keys import Keys
 from shared.status import TurnStatus
 
@@ -61,7 +61,10 @@ class LogReader:
         if status is None or agent_id is None or session_id is None:
             return None
         if snapshot is None and blob is not None:
-            snapshot = self._blobs.get(ref, blob.decode())
+            try:
+                snapshot = self._blobs.get(ref, blob.decode())
+            except BlobGone:
+                return None  # a sweep is removing the turn just now
         return TurnRow(
             status=TurnStatus(status.decode()),
             agent_id=agent_id.decode(),
