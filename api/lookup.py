@@ -6,7 +6,6 @@ from functools import lru_cache
 from shared.agents import Agent, AgentStore
 from shared.errors import InvalidRequest, NotFound
 from shared.ids import SessionRef, TurnRef
-from shared.log.blobs import BlobGone
 from shared.log.reader import LogReader, TurnRow
 from shared.log.sessions import Session, SessionStore
 
@@ -64,10 +63,7 @@ class Lookup:
         return TurnRef(tenant, row.session_id, turn_id), row
 
     def _row(self, ref: TurnRef) -> TurnRow | None:
-        try:
-            return self._reader.row(ref) if has_shard(ref) else None
-        except BlobGone:
-            return None  # a sweep has just removed it
+        return self._reader.row(ref) if has_shard(ref) else None
 
     def _read(self, tenant: str, session_id: str) -> Session | None:
         ref = SessionRef(tenant, session_id)
