@@ -12,7 +12,8 @@ TurnstoneError
 ├── StoreError                  the store cannot be reached or refuses to write
 ├── LogError                    a write to a turn's log was refused
 │   ├── Fenced                  somebody else owns the turn now, or nobody does
-│   └── TailMismatch            the log does not end where the writer left it
+│   ├── TailMismatch            the log does not end where the writer left it
+│   └── Unwritable              the store refuses it for a reason that does not pass
 ├── SchemaTooNew                the log was written by a newer release
 ├── ApiError                    a request of the command line to the API came to nothing
 │   ├── ApiRefused              the API answered with a problem
@@ -111,6 +112,10 @@ class TailMismatch(LogError):
         super().__init__(message)
         self.last = last
         self.private_last = private_last
+
+
+class Unwritable(LogError):
+    """The store refuses a write again and again, and not for want of memory, disk or replicas."""
 
 
 class SchemaTooNew(TurnstoneError):

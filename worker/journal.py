@@ -17,7 +17,7 @@ import gevent
 import orjson
 from gevent.event import Event as Signal
 
-from shared.errors import LogError, StoreError, TailMismatch
+from shared.errors import LogError, StoreError, TailMismatch, Unwritable
 from shared.events import Event, Json, StepProgress
 from shared.fold import TurnState
 from shared.ids import TurnRef
@@ -26,13 +26,14 @@ from worker.interrupts import CancelAsked, Interrupts, LeaseLost
 from worker.kept import Batch, Kept
 from worker.observer import Observer
 from worker.outage import Outage
+from worker.refusals import Refusals
 from worker.vital import spawn_vital
 
 logger = logging.getLogger(__name__)
 
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-_OBJECT_BYTES = 400
-"""What an event, and what a batch takes in memory beside its payload, measured for text deltas."""
+_OBJECT_BYTES = 330
+"""What an event, and what a batch takes in memory beside the JSON: with it a token by itself is 770 bytes, as measured."""
 
 
 class TurnWriter:
@@ -55,6 +56,7 @@ class TurnWriter:
         self._notes: list[tuple[str, bytes]] = []
         self._size = 0
         self._frozen: deque[Batch] = deque()
+        self._refusals = Refusals()
         self._lost: LogError | None = None
         self._idle = Signal()
         self._idle.set()
@@ -83,6 +85,11 @@ class TurnWriter:
         self.state.note(kind, payload)
         self._idle.clear()
         self._journal.wake(self)
+
+    @property
+    def unwritable(self) -> Unwritable | None:
+        """Why the turn was lost, where it is because the store never takes what it has to write."""
+        return self._lost if isinstance(self._lost, Unwritable) else None
 
     def settle(self) -> None:
         """Wait until all that was emitted is in the store."""
@@ -132,9 +139,17 @@ class TurnWriter:
         elif isinstance(result, LogError):
             self._lose(result)
         else:
+            self._refusals.clear()
             self._journal.kept.add(self._frozen.popleft())
             self._last, self._private_last = result.last, result.private_last
             self._after(result)
+
+    def refused(self, error: StoreError) -> None:
+        """The store answered, and took nothing. Called by the journal only."""
+        try:
+            self._refusals.add(error)
+        except Unwritable as never:
+            self._lose(never)
 
     def _freeze(self) -> Batch:
         write = Write(
@@ -238,6 +253,7 @@ class Journal:
         for writer, result in zip(batches, results, strict=True):
             if isinstance(result, StoreError):
                 refused[writer] = result
+                writer.refused(result)
             else:
                 writer.landed(result)
         if refused:

@@ -11,8 +11,7 @@ from shared.log.turn_log import Write
 KEPT_S = 30.0
 """More than a failover may lose: a store without its replicas stops taking writes after `min-replicas-max-lag`."""
 KEPT_BYTES = 32 * 1024 * 1024
-"""Of a whole process. Its core relays some thousand tokens a second, each half a kilobyte here: thirty seconds of them
-fit."""
+"""Of a whole process. Its core relays some thousand tokens a second, each 0.8 KB here: thirty seconds of them fit."""
 
 
 @dataclass(frozen=True, slots=True)

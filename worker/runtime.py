@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from shared import logs
 from shared.clock import now_iso
-from shared.errors import ConfigError, SchemaTooNew, StoreError
+from shared.errors import ConfigError, SchemaTooNew, StoreError, Unwritable
 from shared.hints import Hints
 from shared.ids import TurnRef, new_token
 from shared.log.archive import RedisArchive
@@ -178,6 +178,9 @@ class Runtime:
                 self._observer.left()
         except (SchemaTooNew, Interrupt) as reason:
             self._give_back(claim, reason)
+        except Unwritable as never:
+            # Nor given back, or it would come again at once: its lease lapses, and that is counted.
+            logger.error("turn %s cannot be read: %s", ref.turn_id, never)
         finally:
             self._heartbeat.drop(ref)
 

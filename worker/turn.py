@@ -11,7 +11,7 @@ import gevent
 import orjson
 
 from shared.clock import Stamps
-from shared.errors import LogError, ProviderError, StoreError, TailMismatch
+from shared.errors import LogError, ProviderError, StoreError, TailMismatch, Unwritable
 from shared.events import (
     Event,
     Json,
@@ -53,6 +53,7 @@ from worker.interrupts import CancelAsked, Draining, Interrupts, LeaseLost
 from worker.journal import Journal, TurnWriter
 from worker.observer import Observer
 from worker.providers.inference import ChatRequest
+from worker.refusals import Refusals
 from worker.router import Router
 from worker.shields import Shields
 from worker.tool_calls import run_calls
@@ -116,6 +117,8 @@ class TurnRun:
                 pass
         except (LogError, LeaseLost) as lost:
             logger.info("turn %s is not this worker's any more: %s", self.ref.turn_id, lost)
+            if self.writer.unwritable is not None:
+                self._give_up(self.writer.unwritable)
         except CancelAsked:
             self._end(TurnStatus.CANCELED, self._canceled())
         except Draining:
@@ -284,12 +287,30 @@ class TurnRun:
             snapshot = orjson.dumps(self._state.as_turn())
             finish = partial(self._tools.log.finish, status=status, snapshot=snapshot)
             stored, next_turn = self._write_last(finish, event)
+        except Unwritable as never:
+            self._give_up(never)
+            return
         except LogError as lost:
             logger.info("turn %s ended elsewhere: %s", self.ref.turn_id, lost)
             return
         if stored is status:
             # Canceled in place of that, it has no snapshot yet: whoever folds it says that it has ended.
             self._tools.observer.ended(self._state)
+        self._hint_at(next_turn)
+
+    def _give_up(self, why: Unwritable) -> None:
+        """End a turn whose log takes no more of it, past its own writes."""
+        logger.error("turn %s is given up: %s", self.ref.turn_id, why)
+        message = "The store refuses what the turn has to write; the worker's log has its words under this turn's id."
+        try:
+            _, next_turn = self._tools.log.fail(self.ref, code="store_refused", message=message)
+        except StoreError as error:
+            # Its lease lapses; after max_attempts of that the reaper ends it.
+            logger.warning("turn %s not ended: %s", self.ref.turn_id, error)
+        else:
+            self._hint_at(next_turn)
+
+    def _hint_at(self, next_turn: str | None) -> None:
         if next_turn is not None:
             self._tools.hints.send(TurnRef(self.ref.tenant, self.ref.session_id, next_turn))
 
@@ -331,8 +352,9 @@ def _tool_choice(config: Json, *, first: bool) -> str:
 def until_stored(attempt: Callable[[], Result], interrupts: Interrupts | None = None) -> Result:
     """Repeat what the store cannot do now until it does it or the log refuses; or until `interrupts` say otherwise.
 
-    Reads, finish and pause may be repeated safely.
+    Reads, finish and pause may be repeated safely. Raises Unwritable for what the store will never do.
     """
+    refusals = Refusals()
     for pause in chain(_STORE_RETRY_S, repeat(_STORE_RETRY_S[-1])):
         try:
             return attempt()
@@ -340,6 +362,7 @@ def until_stored(attempt: Callable[[], Result], interrupts: Interrupts | None = 
             # Said once: while the store is away, all turns of the process come by here every second.
             if pause == _STORE_RETRY_S[0]:
                 logger.warning("a turn waits for the store: %s", error)
+            refusals.add(error)
         gevent.sleep(pause)
         if interrupts is not None:
             interrupts.check()

@@ -417,7 +417,9 @@ class TurnLog:
 
     def _written(self, write: Write, reply: Any) -> Written | LogError | StoreError:
         if isinstance(reply, RedisError):
-            return StoreError(f"The store refused a write: {reply}")
+            refusal = StoreError(f"The store refused a write: {reply}")
+            refusal.__cause__ = reply
+            return refusal
         try:
             self._raise_refusal(write, reply)
         except LogError as refusal:

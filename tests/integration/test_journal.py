@@ -10,6 +10,7 @@ import gevent
 import pytest
 from gevent.event import Event as Signal
 from logkit import LogKit, delta, opened, started, text_step
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from shared.errors import Fenced, LogError, StoreError, TailMismatch
 from shared.events import StepStart, decode
@@ -17,6 +18,7 @@ from shared.fold import TurnState
 from shared.ids import TurnRef
 from shared.log.blobs import INLINE_LIMIT
 from shared.log.turn_log import TurnLog, Write, Written
+from worker import journal, refusals
 from worker.interrupts import CancelAsked, Interrupts, LeaseLost
 from worker.journal import Journal, TurnWriter
 
@@ -34,6 +36,7 @@ class FaultyLog:
     faults: list[str] = field(default_factory=list)
     batches: list[list[Write]] = field(default_factory=list)
     refused: set[TurnRef] = field(default_factory=set)
+    refusal: ResponseError = field(default_factory=lambda: OutOfMemoryError("used memory > 'maxmemory'"))
     gate: Signal = field(default_factory=Signal)
 
     def append_many(self, writes: Sequence[Write]) -> list[Written | LogError | StoreError]:
@@ -42,10 +45,15 @@ class FaultyLog:
         fault = self.faults.pop(0) if self.faults else ""
         if fault == "away":
             raise StoreError("the store is away")
-        results = [StoreError("OOM") if one.ref in self.refused else self._append(one) for one in writes]
+        results = [self._refuse() if one.ref in self.refused else self._append(one) for one in writes]
         if fault == "lost":
             raise StoreError("the reply was lost")
         return results
+
+    def _refuse(self) -> StoreError:
+        error = StoreError(str(self.refusal))
+        error.__cause__ = self.refusal
+        return error
 
     def _append(self, write: Write) -> Written | LogError | StoreError:
         return self.log.append_many([write])[0]
@@ -240,6 +248,34 @@ def test_what_the_store_refuses_of_one_turn_does_not_hold_up_the_others(bench: B
 
     assert tries <= 2, "it was asked again with every batch of the others"
     assert bench.kit.types(refused.ref)[2:] == ["step_start", "step_progress"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "is_lost"),
+    [
+        (ResponseError("user_script:12: no such thing"), True),
+        (ResponseError("WRONGTYPE Operation against a key"), True),
+        (OutOfMemoryError("used memory > 'maxmemory'"), False),
+        (ReadOnlyError("You can't write against a read only replica."), False),
+        (ResponseError("MISCONF Errors writing to the AOF file: No space left on device"), False),
+        (ResponseError("NOREPLICAS Not enough good replicas to write."), False),
+    ],
+    ids=lambda value: str(value).partition(" ")[0],
+)
+def test_what_waiting_does_not_cure_is_not_waited_for_for_ever(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, refusal: ResponseError, is_lost: bool
+) -> None:
+    monkeypatch.setattr(refusals, "ODD_TRIES", 2)
+    monkeypatch.setattr(journal, "_RETRY_S", (0.01,))
+    writer = bench.writer()
+    bench.log.refused, bench.log.refusal = {writer.ref}, refusal
+
+    writer.emit(started())
+    until(lambda: writer.unwritable is not None or len(bench.log.batches) > 5)
+
+    assert (writer.unwritable is not None) is is_lost
+    assert (asked(writer) is LeaseLost) is is_lost
+    bench.log.refused = set()
 
 
 def test_large_values_go_their_own_way_and_come_back(bench: Bench) -> None:

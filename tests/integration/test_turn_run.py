@@ -7,12 +7,14 @@ import gevent
 import orjson
 import pytest
 from logkit import delta
+from redis.exceptions import ResponseError
 from turnkit import Bench, turn_bench
 
 from shared.errors import StoreError
 from shared.events import StepStart
 from shared.ids import TurnRef, new_token
 from shared.status import TurnStatus
+from worker import journal, refusals
 from worker.interrupts import CancelAsked, Draining, Interrupts
 from worker.turn import TurnRun, until_stored
 
@@ -280,3 +282,24 @@ def test_an_answer_that_is_larger_than_an_entry_is_read_back_whole(bench: Bench)
     bench.run(ref)
     assert bench.turn(ref)["output_message"]["content"].strip() == words.strip()
     assert snapshot(bench, ref) == orjson.loads(orjson.dumps(bench.turn(ref)))
+
+
+def test_a_turn_whose_writes_the_store_never_takes_fails_and_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "ODD_TRIES", 2)
+    monkeypatch.setattr(journal, "_RETRY_S", (0.01,))
+    session = bench.kit.session()
+    ref = bench.kit.accept(session, text="book a seat", config=bench.config(toolgroups=["seats"]))
+    following = bench.kit.accept(session, text="say this", config=bench.config())
+    turn = bench.claim(ref)
+    refusal = StoreError("The store refused a write.")
+    refusal.__cause__ = ResponseError("user_script:12: no such thing")
+    monkeypatch.setattr(bench.tools.journal._log, "append_many", lambda writes: [refusal] * len(writes))
+
+    turn.run()
+
+    assert bench.seats.calls == []
+    assert bench.kit.types(ref)[-1] == "turn_failed"
+    assert bench.hints.sent == [following]
+    assert bench.turn(ref)["error"]["code"] == "store_refused"
