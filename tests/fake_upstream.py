@@ -53,7 +53,8 @@ class Stream:
 
     `end`: `done` closes the body properly; `close` has no length and ends with the connection; `cut` drops the
     connection; `hang` says nothing more until the client goes; `no_done` is `done` without the `[DONE]`
-    that the builders below add. `framing` `close` sends an HTTP/1.0 like body without chunks.
+    that the builders below add. `framing` `close` sends an HTTP/1.0 like body without chunks. With a `gate` nothing of
+    the body comes before that is set.
     """
 
     pieces: Sequence[bytes]
@@ -64,6 +65,7 @@ class Stream:
     hang_before_head: bool = False
     keep_open_s: float = 0.0
     chunked: bool = True
+    gate: threading.Event | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +330,8 @@ class FakeUpstream:
         writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: {reply.content_type}\r\n{framing}\r\n\r\n".encode())
         gone = asyncio.ensure_future(reader.read(1))
         try:
+            while reply.gate is not None and not reply.gate.is_set() and not gone.done():
+                await asyncio.wait([gone], timeout=0.02)
             for index, piece in enumerate(reply.pieces):
                 pause = reply.first_s if index == 0 else reply.between_s
                 # Also without a pause the loop turns once, so that each piece is a write of its own.

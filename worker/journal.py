@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _OBJECT_BYTES = 330
-"""What an event, and what a batch takes in memory beside the JSON: with it a token by itself is 770 bytes, as measured."""
+"""What an event takes in memory beside its JSON, and a batch: a token by itself is 770 bytes, as measured."""
 
 
 class TurnWriter:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from fake_tools import FakeTools
 from fake_upstream import FakeUpstream, Stream, call_piece, calls, text
-from rooms import DEADLINE_S, Room, Rooms
+from rooms import Room, Rooms
 from waiting import wait_for
 
 from shared.hints import Hints, celery_app
@@ -21,7 +22,10 @@ from shared.queues import TURNS_QUEUE, broker_name
 
 Json = dict[str, Any]
 
-LEASE_S = 300
+pytestmark = pytest.mark.timeout(400)
+
+DEADLINE_S = 120.0
+LEASE_S = 1000
 """Longer than a test may last: a turn that had to wait for a lease would not end."""
 LOOK = call_piece(0, id="c1", name="look", arguments="{}")
 TERMINAL = {"turn_complete", "turn_failed", "turn_canceled"}
@@ -40,10 +44,19 @@ class Bench:
         self.keys = Keys(self.rooms.key_prefix)
         self.apis.append(self.rooms.api())
 
-    def worker(self, *, drain_s: int = 60) -> Room:
-        worker = self.rooms.worker(environ={"TURNSTONE_DRAIN_S": str(drain_s)})
-        self.rooms.until_healthy(worker, *self.apis[-1:])
-        return worker
+    def workers(self, count: int = 2, *, drain_s: int = 1000) -> list[Room]:
+        workers = [self.rooms.worker(environ={"TURNSTONE_DRAIN_S": str(drain_s)}) for _ in range(count)]
+        self.rooms.until_healthy(*workers, *self.apis, seconds=DEADLINE_S)
+        return workers
+
+    def until_drains(self, worker: Room) -> None:
+        """Return once the worker has said that it takes nothing more."""
+
+        def gone() -> bool:
+            with self.rooms.store() as store:
+                return store.zscore(self.keys.workers, worker.worker_name) is None
+
+        wait_for(gone, "the worker drains", seconds=DEADLINE_S)
 
     def submit(self, words: str = "hello", **config: Any) -> "Turn":
         """A turn in a session of its own."""
@@ -119,22 +132,30 @@ class Turn:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with FakeUpstream() as upstream, FakeTools() as tools:
         model = {"provider_id": "up", "provider_type": "remote::openai", "config": {"url": upstream.url}}
-        look = {"name": "look", "description": "Looks.", "url": f"{tools.root}/look"}
+        look = {"name": "look", "description": "Looks.", "url": f"{tools.root}/look", "timeout_s": 300}
         web = {"provider_id": "web", "provider_type": "remote::http", "config": {"tools": [look]}}
         config = {"providers": {"inference": [model], "tool_runtime": [web]}, "turns": {"lease_s": LEASE_S}}
         with Rooms(tmp_path, config) as rooms:
             yield Bench(rooms, upstream, tools)
 
 
+def owner_and_other(turn: Turn, workers: list[Room]) -> list[Room]:
+    owner = turn.row()["worker"]
+    return sorted(workers, key=lambda worker: worker.worker_name != owner)
+
+
 def test_a_step_that_runs_is_finished_and_the_next_one_runs_in_another_worker(bench: Bench) -> None:
     bench.tools.replies["/look"] = text_result("seen")
-    bench.upstream.script(calls(LOOK, between_s=1), text("Done."))
-    first = bench.worker()
+    gate = threading.Event()
+    bench.upstream.script(calls(LOOK, gate=gate), text("Done."))
+    workers = bench.workers()
     turn = bench.submit(toolgroups=["web"])
-    bench.upstream.wait_for(lambda: bench.asked == 1)
-    second = bench.worker()
+    bench.upstream.wait_for(lambda: bench.asked == 1, deadline_s=DEADLINE_S)
+    first, second = owner_and_other(turn, workers)
 
     first.terminate()
+    bench.until_drains(first)
+    gate.set()
     assert first.wait() == 0
     ended = turn.until_ended()
 
@@ -151,10 +172,10 @@ def test_a_step_that_runs_is_finished_and_the_next_one_runs_in_another_worker(be
 
 def test_a_step_that_outlasts_the_grace_is_given_up_and_another_takes_its_place(bench: Bench) -> None:
     bench.upstream.script(text("never", hang_before_head=True), text("Done."))
-    first = bench.worker(drain_s=1)
+    workers = bench.workers(drain_s=1)
     turn = bench.submit()
-    bench.upstream.wait_for(lambda: bench.asked == 1)
-    second = bench.worker()
+    bench.upstream.wait_for(lambda: bench.asked == 1, deadline_s=DEADLINE_S)
+    first, second = owner_and_other(turn, workers)
 
     first.terminate()
     assert first.wait() == 0
@@ -168,15 +189,18 @@ def test_a_step_that_outlasts_the_grace_is_given_up_and_another_takes_its_place(
 
 
 def test_a_tool_that_must_not_run_twice_runs_once_and_its_outcome_counts(bench: Bench) -> None:
-    bench.tools.replies["/look"] = text_result("seen", first_s=2)
+    gate = threading.Event()
+    bench.tools.replies["/look"] = text_result("seen", gate=gate)
     bench.upstream.script(calls(LOOK), text("Done."))
-    first = bench.worker()
+    workers = bench.workers()
     turn = bench.submit(toolgroups=["web"])
-    bench.tools.wait_for(lambda: bench.invoked == 1)
-    second = bench.worker()
+    bench.tools.wait_for(lambda: bench.invoked == 1, deadline_s=DEADLINE_S)
+    first, second = owner_and_other(turn, workers)
 
     first.terminate()
+    bench.until_drains(first)
     first.terminate()  # which hurries nothing
+    gate.set()
     assert first.wait() == 0
     ended = turn.until_ended()
 
@@ -187,12 +211,15 @@ def test_a_tool_that_must_not_run_twice_runs_once_and_its_outcome_counts(bench: 
 
 
 def test_a_turn_that_needs_no_more_than_its_end_is_ended_by_the_worker_that_leaves(bench: Bench) -> None:
-    bench.upstream.script(text("All ", "of ", "it.", between_s=0.5))
-    worker = bench.worker()
+    gate = threading.Event()
+    bench.upstream.script(text("All ", "of ", "it.", gate=gate))
+    [worker] = bench.workers(1)
     turn = bench.submit()
-    bench.upstream.wait_for(lambda: bench.asked == 1)
+    bench.upstream.wait_for(lambda: bench.asked == 1, deadline_s=DEADLINE_S)
 
     worker.terminate()
+    bench.until_drains(worker)
+    gate.set()
     assert worker.wait() == 0
 
     assert turn.types()[-1] == "turn_complete"
@@ -200,25 +227,28 @@ def test_a_turn_that_needs_no_more_than_its_end_is_ended_by_the_worker_that_leav
 
 
 def test_a_worker_that_drains_leaves_new_turns_to_others(bench: Bench) -> None:
-    bench.upstream.script(text("never", hang_before_head=True))
-    first = bench.worker()
-    bench.submit()
-    bench.upstream.wait_for(lambda: bench.asked == 1)
-    second = bench.worker()
+    gate = threading.Event()
+    bench.upstream.script(text("Late.", gate=gate))
+    workers = bench.workers()
+    held = bench.submit()
+    bench.upstream.wait_for(lambda: bench.asked == 1, deadline_s=DEADLINE_S)
+    first, second = owner_and_other(held, workers)
 
     first.terminate()
-    turns = [bench.submit(f"turn {number}") for number in range(20)]
+    bench.until_drains(first)
+    turns = [bench.submit(f"turn {number}") for number in range(5)]
     ended = [turn.until_ended() for turn in turns]
 
     assert first.alive, "it is still at its step"
     assert {turn["status"] for turn in ended} == {"completed"}
     assert {turn.row()["worker"] for turn in turns} == {second.worker_name}
-    with bench.rooms.store() as store:
-        assert store.zscore(bench.keys.workers, first.worker_name) is None, "it says that it takes nothing"
+    gate.set()
+    assert first.wait() == 0
+    assert held.types()[-1] == "turn_complete"
 
 
 def test_a_hint_that_a_leaving_worker_still_got_is_in_the_queue_when_it_has_left(bench: Bench) -> None:
-    worker = bench.worker()
+    [worker] = bench.workers(1)
     queue = broker_name(TURNS_QUEUE, bench.rooms.key_prefix)
     hints = Hints(app=celery_app(bench.rooms.redis_url, prefix=bench.rooms.key_prefix))
     hints.warm()
@@ -227,6 +257,7 @@ def test_a_hint_that_a_leaving_worker_still_got_is_in_the_queue_when_it_has_left
     def handed_over_while_paused() -> bool:
         """Whether the store has handed a hint to the worker, which had asked for it and does not run now."""
         worker.pause()
+        wait_for(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED, "the worker stands still")
         hints.send(TurnRef.parse("default/sess_00_nobody/turn_00_nothing"))
         assert hints.flush(DEADLINE_S)
         if store.llen(queue) == 0:
@@ -246,26 +277,25 @@ def test_a_hint_that_a_leaving_worker_still_got_is_in_the_queue_when_it_has_left
 
 def test_workers_and_apis_are_replaced_one_by_one_under_load_and_nothing_is_lost(bench: Bench) -> None:
     bench.upstream.default = text(*(f"w{number} " for number in range(20)), between_s=0.1)
-    workers = [bench.worker(drain_s=5) for _ in range(2)]
     bench.apis.append(bench.rooms.api())
-    bench.rooms.until_healthy(*bench.apis)
+    workers = bench.workers()
     load = Load(bench)
 
     with load:
         for worker in workers:
-            bench.worker(drain_s=5)
+            bench.workers(1)
             worker.terminate()
             assert worker.wait() == 0
         for api in list(bench.apis):
             bench.apis.append(bench.rooms.api())
-            bench.rooms.until_healthy(bench.apis[-1])
+            bench.rooms.until_healthy(bench.apis[-1], seconds=DEADLINE_S)
             bench.apis.remove(api)
             api.terminate()
             assert api.wait() == 0
     ended = [turn.until_ended() for turn in load.turns]
 
     assert load.errors == []
-    assert len(load.turns) > 10
+    assert len(load.turns) > 5
     assert {turn["status"] for turn in ended} == {"completed"}
     assert {turn["output_message"]["content"] for turn in ended} == {"".join(f"w{number} " for number in range(20))}
     for turn in load.turns:
@@ -277,7 +307,7 @@ def test_workers_and_apis_are_replaced_one_by_one_under_load_and_nothing_is_lost
 
 @dataclass
 class Load:
-    """Clients that submit a turn each quarter of a second, and tail it through whichever API answers."""
+    """Clients that submit a turn each second, and tail it through whichever API answers."""
 
     bench: Bench
     turns: list[Turn] = field(default_factory=list)
@@ -305,7 +335,7 @@ class Load:
             self.errors.append(error)
 
     def _submit(self) -> None:
-        while not self.stopped.wait(0.25):
+        while not self.stopped.wait(1):
             turn = self.bench.submit(f"turn {len(self.turns)}")
             self.turns.append(turn)
             self._begin(self._tail, turn)
