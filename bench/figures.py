@@ -138,12 +138,13 @@ def _section_as_json(section: Section) -> dict[str, Any]:
 def _lines(section: Section) -> Iterable[str]:
     yield f"## {section.title}"
     yield ""
-    if section.figures:
-        systems = list(dict.fromkeys(system for figure in section.figures for system in figure.values))
+    figures = [figure for figure in section.figures if figure.values]
+    if figures:
+        systems = list(dict.fromkeys(system for figure in figures for system in figure.values))
         systems.sort(key=lambda system: not system.startswith(OURS))
         yield "| | goal | met | " + " | ".join(systems) + " |"
         yield "|---" * (3 + len(systems)) + "|"
-        for figure in section.figures:
+        for figure in figures:
             cells = [cell(figure.values[system]) if system in figure.values else "" for system in systems]
             goal = "" if figure.goal is None else str(figure.goal)
             yield f"| {figure.name}, {figure.unit} | {goal} | {figure.verdict()} | {' | '.join(cells)} |"

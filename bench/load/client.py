@@ -148,6 +148,12 @@ class Client:
             self._idle.append(connection)
         return status
 
+    async def stream(self, method: str, path: str, body: bytes = b"", *, on_body: OnBody, accept: str = "*/*") -> None:
+        """One exchange that has to be answered with 200. Raises RuntimeError, and OSError."""
+        status = await self.send(method, path, body, on_body=on_body, accept=accept)
+        if status != 200:
+            raise RuntimeError(f"{method} {path}: {status}")
+
     async def fetch(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """One exchange with its whole body."""
         pieces: list[bytes] = []

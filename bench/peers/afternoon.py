@@ -22,7 +22,7 @@ from openai import OpenAI
 from redis import Redis
 
 KEEP_S = 3600
-WAIT_MS = 5000
+WAIT_MS = 2000  # less than the five seconds after which redis-py gives up a connection
 
 redis_url = os.environ["REDIS_URL"]
 tasks = Celery("afternoon", broker=redis_url)

@@ -59,7 +59,7 @@ class Afternoon(System):
             raise RuntimeError(f"POST /turns: {status}")
         reader = Reader(reply, token_sign=b'"token":', end_sign=b"event: end")
         path = f"/turns/{json.loads(answer)['turn_id']}/events"
-        await self._client.send("GET", path, on_body=reader.feed)
+        await self._client.stream("GET", path, on_body=reader.feed)
 
     def close(self) -> None:
         self._client.close()

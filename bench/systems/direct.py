@@ -37,7 +37,7 @@ class Direct(System):
     async def ask(self, plan: Plan, reply: Reply) -> None:
         body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": plan.prompt()}]}
         reader = Reader(reply, token_sign=b'"delta":{"content"', end_sign=b"data: [DONE]")
-        await self._client.send("POST", "/chat/completions", json.dumps(body).encode(), on_body=reader.feed)
+        await self._client.stream("POST", "/chat/completions", json.dumps(body).encode(), on_body=reader.feed)
 
     def close(self) -> None:
         self._client.close()

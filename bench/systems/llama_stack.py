@@ -49,7 +49,7 @@ class LlamaStack(System):
     async def ask(self, plan: Plan, reply: Reply) -> None:
         body = json.dumps({"messages": [{"role": "user", "content": plan.prompt()}], "stream": True}).encode()
         reader = Reader(reply, token_sign=b'"event_type":"step_progress"', end_sign=b'"event_type":"turn_complete"')
-        await self._client.send("POST", self._sessions.pop(), body, on_body=reader.feed)
+        await self._client.stream("POST", self._sessions.pop(), body, on_body=reader.feed)
 
     def close(self) -> None:
         self._client.close()

@@ -121,7 +121,7 @@ class Turnstone(System):
 
     async def follow(self, turn: str, reply: Reply) -> None:
         """Read a turn's events to their end."""
-        await self.client.send("GET", f"{turn}/events", on_body=self.reader(reply).feed, accept=EVENTS)
+        await self.client.stream("GET", f"{turn}/events", on_body=self.reader(reply).feed, accept=EVENTS)
 
     async def turn(self, path: str, *, wait_s: int = 0) -> dict[str, Any]:
         """A turn as it is now, or as soon as it rests."""
@@ -160,7 +160,7 @@ class TurnstonePost(Turnstone):
 
     async def ask(self, plan: Plan, reply: Reply) -> None:
         path = f"{self._sessions.pop()}/turn"
-        await self.client.send("POST", path, turn_body(plan, stream=True), on_body=self.reader(reply).feed)
+        await self.client.stream("POST", path, turn_body(plan, stream=True), on_body=self.reader(reply).feed)
 
 
 def turn_body(plan: Plan, **more: Any) -> bytes:
