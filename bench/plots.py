@@ -19,25 +19,26 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "bench"  # the same figures, the same file
-    drawn = [_bars(results, folder)] if any(point.plot in BARS for point in results.points) else []
+    bars = [plot for plot in BARS if any(point.plot == plot and point.y > 0 for point in results.points)]
+    drawn = [_bars(results, bars, folder)] if bars else []
     for plot, (words, name) in LINES.items():
-        points = [point for point in results.points if point.plot == plot]
+        points = [point for point in results.points if point.plot == plot and point.y > 0]
         if points:
             drawn.append(_lines(points, words, folder / name))
     return drawn
 
 
-def _bars(results: Results, folder: Path) -> Path:
+def _bars(results: Results, plots: Sequence[str], folder: Path) -> Path:
     from matplotlib import pyplot
 
-    figure, places = pyplot.subplots(1, len(BARS), figsize=(9, 3))
-    for place, (plot, words) in zip(places, BARS.items(), strict=True):
+    figure, places = pyplot.subplots(1, len(plots), figsize=(4.5 * len(plots), 3), squeeze=False)
+    for place, plot in zip(places[0], plots, strict=True):
         found = _by_system([point for point in results.points if point.plot == plot])
         values = [median(point.y for point in points) for points in found.values()]
         bars = place.bar(list(found), values)
         place.bar_label(bars, [f"{value:,.0f}" for value in values])
         place.set_yscale("log")
-        place.set_title(words, fontsize=9)
+        place.set_title(BARS[plot], fontsize=9)
         place.margins(y=0.2)
     return _saved(figure, folder / "throughput.svg")
 
