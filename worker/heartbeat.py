@@ -15,6 +15,7 @@ from typing import IO
 
 import gevent
 from gevent import subprocess as gsubprocess
+from gevent.event import Event as Signal
 from gevent.queue import SimpleQueue
 
 from shared.ids import TurnRef
@@ -40,6 +41,7 @@ class Heartbeat:
         self._lines: SimpleQueue[str] = SimpleQueue()
         self._child: gsubprocess.Popen | None = None
         self._greenlet: gevent.Greenlet | None = None
+        self._ready = Signal()
 
     @property
     def pid(self) -> int | None:
@@ -55,6 +57,10 @@ class Heartbeat:
         if self._child is not None:
             self._child.kill()  # it holds nothing that could be torn
             self._child.wait()
+
+    def wait_ready(self) -> None:
+        """Wait for the first child to be at work: a turn that was claimed before might lose its lease."""
+        self._ready.wait()
 
     def hold(self, ref: TurnRef, token: str) -> None:
         self._held[ref.member] = token
@@ -79,7 +85,7 @@ class Heartbeat:
             feeder = spawn_vital("heartbeat ticks", partial(self._feed, child.stdin, lines))
             with child.stdout:
                 for line in child.stdout:
-                    self._notice(*line.decode().split())
+                    self._heard(*line.decode().split())
             feeder.kill()
             logger.warning("heartbeat process ended with %s, starting another", child.wait())
             gevent.sleep(self._tick_s)
@@ -96,7 +102,8 @@ class Heartbeat:
                 pipe.flush()
                 gevent.sleep(self._tick_s)
 
-    def _notice(self, what: str, member: str, token: str) -> None:
-        # Of an earlier claim it says nothing about this one.
-        if self._held.get(member) == token:
+    def _heard(self, what: str, member: str = "", token: str = "") -> None:
+        if what == "ready":
+            self._ready.set()
+        elif self._held.get(member) == token:  # of an earlier claim it says nothing about this one
             self._on_notice(member, what)

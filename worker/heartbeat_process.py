@@ -1,7 +1,7 @@
 """The child behind `worker.heartbeat`: reads turns and ticks from its input, renews leases, prints notices.
 
 Input: a first line of JSON (`redis_url`, `key_prefix`, `lease_s`), then `+ member token`, `- member`, `tick`.
-Output: `lost member token` and `cancel member token`. It ends with its input.
+Output: `ready` once it renews, then `lost member token` and `cancel member token`. It ends with its input.
 """
 
 import json
@@ -75,6 +75,8 @@ def main() -> None:
     log = TurnLog(client=connect(hello["redis_url"]), keys=Keys(hello["key_prefix"]), lease_s=lease_s)
     leases = Leases()
     threading.Thread(target=leases.listen, daemon=True).start()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     interval = lease_s / _RENEWALS_PER_LEASE
     while not leases.wait(interval):
         _renew(log, leases, min(_PATIENCE_S, interval))

@@ -148,6 +148,7 @@ class Runtime:
 
     def run(self, member: str) -> None:
         """Look at a turn: run it if it is there to be claimed, else forget the hint."""
+        self._heartbeat.wait_ready()
         if member in self._running:
             return
         if self.drain.on:

@@ -251,7 +251,7 @@ class TurnLogMachine(RuleBasedStateMachine):
         model = self.models[ref]
         call_ids = model.pending if exact else ("other",)
         if model.status is TurnStatus.AWAITING_INPUT and exact:
-            model.resumed = {digest: self.kit.resume(ref, *call_ids, digest=digest)}
+            model.resumed[digest] = self.kit.resume(ref, *call_ids, digest=digest)
             model.status, model.pending = TurnStatus.QUEUED, ()
             model.events.append("turn_resumed")
             assert model.resumed[digest] == len(model.events)

@@ -212,8 +212,8 @@ def test_a_notice_about_an_earlier_claim_does_not_touch_the_present_one() -> Non
     heartbeat.hold(ref, "old")
     heartbeat.drop(ref)
     heartbeat.hold(ref, "new")
-    heartbeat._notice("lost", ref.member, "old")
-    heartbeat._notice("cancel", ref.member, "new")
+    heartbeat._heard("lost", ref.member, "old")
+    heartbeat._heard("cancel", ref.member, "new")
 
     assert heard == [(ref.member, "cancel")]
 
