@@ -24,8 +24,13 @@ pytestmark = pytest.mark.timeout(400)
 
 DEADLINE_S = 120.0
 LEASE_S = 5
-WORDS = " ".join(f"word{number}" for number in range(100))
-RULES = [{"match": "", "text": WORDS, "token_ms": 100}]
+TALK = " ".join(f"word{number}" for number in range(100))
+RULES = [
+    {"match": "^talk$", "text": TALK, "token_ms": 100},
+    {"match": "^think$", "text": "Thought twice.", "token_ms": 25_000},
+]
+TEXTS = ["talk"] * 3 + ["think"] * 6
+"""Of those that think nothing is written meanwhile: only the heartbeat renews their leases."""
 CONFIG = {
     "providers": {
         "inference": [{"provider_id": "script", "provider_type": "inline::scripted", "config": {"rules": RULES}}]
@@ -63,20 +68,23 @@ def test_a_full_store_refuses_turns_and_keeps_those_that_run_with_their_workers(
         api, *_ = rooms.api(), rooms.worker(), rooms.worker()
         rooms.until_healthy(seconds=DEADLINE_S)
         with httpx.Client(base_url=api.url, timeout=DEADLINE_S) as http:
-            sessions = [new_session(http) for _ in range(5)]
-            turns = [f"{turns}/{submit(http, turns).json()['turn_id']}" for turns in sessions[:4]]
+            *sessions, spare = [new_session(http) for _ in range(len(TEXTS) + 1)]
+            turns = [
+                f"{turns}/{submit(http, turns, words).json()['turn_id']}"
+                for turns, words in zip(sessions, TEXTS, strict=True)
+            ]
             wait_for(lambda: all(http.get(turn).json()["steps"] for turn in turns), "they run", seconds=DEADLINE_S)
             owners = [row(store, turn)["worker"] for turn in turns]
 
             with full(rooms):
                 wait_for(lambda: refuses(store), "the store refuses writes", seconds=DEADLINE_S)
-                refusal = submit(http, sessions[4])
+                refusal = submit(http, spare, "talk")
                 lapsed = max(int(row(store, turn)["deadline"]) for turn in turns) + 1_000_000
                 wait_for(lambda: time.time() * 1_000_000 > lapsed, "every lease has ended", seconds=DEADLINE_S)
                 statuses = {row(store, turn)["status"] for turn in turns}
             taken = [http.get(turn) for turn in turns]
             wait_for(lambda: all(ended(http, turn) for turn in turns), "they end", seconds=DEADLINE_S)
-            again = submit(http, sessions[4])
+            again = submit(http, spare, "talk")
             views = [http.get(turn).json() for turn in turns]
             owned = [row(store, turn)["worker"] for turn in turns]
 
@@ -85,7 +93,7 @@ def test_a_full_store_refuses_turns_and_keeps_those_that_run_with_their_workers(
     assert statuses == {"in_progress"}
     assert {reply.status_code for reply in taken} == {200}
     assert [(view["status"], view["attempts"]) for view in views] == [("completed", 1)] * len(turns)
-    assert {view["output_message"]["content"] for view in views} == {WORDS}
+    assert {view["output_message"]["content"] for view in views} == {TALK, "Thought twice."}
     assert owned == owners, "nobody takes a turn from its healthy worker"
     assert again.status_code == 202
 
@@ -97,8 +105,8 @@ def new_session(http: httpx.Client) -> str:
     return f"{sessions}/{http.post(sessions, json={'session_name': 'one'}).json()['session_id']}/turn"
 
 
-def submit(http: httpx.Client, turns: str) -> httpx.Response:
-    return http.post(turns, json={"messages": [{"role": "user", "content": "tell"}]})
+def submit(http: httpx.Client, turns: str, words: str) -> httpx.Response:
+    return http.post(turns, json={"messages": [{"role": "user", "content": words}]})
 
 
 def ended(http: httpx.Client, turn: str) -> bool:
