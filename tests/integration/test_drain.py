@@ -1,5 +1,6 @@
 """Workers that are told to stop: what they are at is finished, what follows runs elsewhere, and nothing is lost."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,14 @@ from waiting import wait_for
 from shared.hints import Hints, celery_app
 from shared.ids import DEFAULT_TENANT, TurnRef, new_token
 from shared.log.keys import Keys
-from shared.queues import TURNS_QUEUE, broker_name
+from shared.queues import QUEUES, TURNS_QUEUE, broker_name
 
 Json = dict[str, Any]
+
+AMQP_URL = os.environ.get("TURNSTONE_TEST_AMQP_URL", "")
+RABBITMQ = pytest.param(
+    AMQP_URL, id="amqp", marks=pytest.mark.skipif(not AMQP_URL, reason="TURNSTONE_TEST_AMQP_URL is not set")
+)
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -76,6 +82,9 @@ class Bench:
             except httpx.TransportError:
                 time.sleep(0.1)
                 continue
+            if reply.status_code == 503:
+                time.sleep(float(reply.headers["retry-after"]))
+                continue
             assert reply.status_code in (200, 202), reply.text
             return dict(reply.json())
         raise AssertionError(f"no API takes {path}")
@@ -129,13 +138,24 @@ class Turn:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def broker_url(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[str | None]:
+    """Another broker than the store, where a test wants one."""
+    url = getattr(request, "param", None)
+    yield url
+    if url is not None:
+        with celery_app(url, prefix=key_prefix).connection_for_write() as connection:
+            for queue in QUEUES:
+                connection.default_channel.queue_delete(broker_name(queue, key_prefix))
+
+
+@pytest.fixture
+def bench(tmp_path: Path, key_prefix: str, broker_url: str | None) -> Iterator[Bench]:
     with FakeUpstream() as upstream, FakeTools() as tools:
         model = {"provider_id": "up", "provider_type": "remote::openai", "config": {"url": upstream.url}}
         look = {"name": "look", "description": "Looks.", "url": f"{tools.root}/look", "timeout_s": 300}
         web = {"provider_id": "web", "provider_type": "remote::http", "config": {"tools": [look]}}
         config = {"providers": {"inference": [model], "tool_runtime": [web]}, "turns": {"lease_s": LEASE_S}}
-        with Rooms(tmp_path, config) as rooms:
+        with Rooms(tmp_path, config, broker_url=broker_url, key_prefix=key_prefix) as rooms:
             yield Bench(rooms, upstream, tools)
 
 
@@ -144,6 +164,7 @@ def owner_and_other(turn: Turn, workers: list[Room]) -> list[Room]:
     return sorted(workers, key=lambda worker: worker.worker_name != owner)
 
 
+@pytest.mark.parametrize("broker_url", [pytest.param(None, id="redis"), RABBITMQ], indirect=True)
 def test_a_step_that_runs_is_finished_and_the_next_one_runs_in_another_worker(bench: Bench) -> None:
     bench.tools.replies["/look"] = text_result("seen")
     gate = threading.Event()
@@ -245,6 +266,32 @@ def test_a_worker_that_drains_leaves_new_turns_to_others(bench: Bench) -> None:
     gate.set()
     assert first.wait() == 0
     assert held.types()[-1] == "turn_complete"
+
+
+def test_a_calls_worker_answers_what_it_has_and_leaves_the_rest_to_another(bench: Bench) -> None:
+    gate = threading.Event()
+    bench.tools.replies["/look"] = text_result("seen", gate=gate)
+    bench.workers(1)
+    first = bench.rooms.calls_worker()
+    answers: list[Json] = []
+
+    def invoke() -> None:
+        answers.append(bench.post("/v1/tool-runtime/invoke", {"tool_name": "look", "kwargs": {}}))
+
+    callers = [threading.Thread(target=invoke, daemon=True) for _ in range(2)]
+    callers[0].start()
+    bench.tools.wait_for(lambda: bench.invoked == 1, deadline_s=DEADLINE_S)
+    bench.rooms.calls_worker()
+    first.terminate()
+    callers[1].start()
+    bench.tools.wait_for(lambda: bench.invoked == 2, deadline_s=DEADLINE_S)
+    gate.set()
+    for caller in callers:
+        caller.join(DEADLINE_S)
+
+    assert first.wait() == 0
+    assert [answer["content"] for answer in answers] == ["seen", "seen"]
+    assert bench.invoked == 2, "neither was broken off and made again"
 
 
 def test_a_hint_that_a_leaving_worker_still_got_is_in_the_queue_when_it_has_left(bench: Bench) -> None:
