@@ -49,16 +49,18 @@ def main() -> None:
             folder=Path(folder), sizes=SIZES[options.size], systems=systems, upstream_url=direct.url, results=results
         )
         context.say(f"measuring {', '.join(systems)}")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             asyncio.run(measure(context, options.rows))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             results.section("Not measured").note("The run was stopped before its end.")
         write(results, options.into or RESULTS / options.size)
 
 
 async def measure(context: Context, rows: Sequence[str]) -> None:
     """The rows in their order. One that fails is noted, and the others go on."""
+    running = asyncio.current_task()
+    assert running is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     for system in context.systems.values():
         await system.prepare(1)
     for name in rows:

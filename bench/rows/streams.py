@@ -20,23 +20,28 @@ LIMIT = 2.5
 
 async def measure(context: Context) -> None:
     """The goal's thousand at 5 tokens/s, then streams of 10 tokens/s by number, with the peers as far as they go."""
-    with context.stack() as stack:
-        ours = Turnstone(stack)
-        await context.measure(ours, Load(plan=Plan(tokens=16), in_flight=8, replies=context.sizes.warm))
-        for repeat in range(context.sizes.repeats):
-            await _held(context, context.sizes.streams, 5, [context.direct, ours])
-            context.say(f"{context.sizes.streams} streams of 5 tokens/s, {repeat + 1} of {context.sizes.repeats}")
-        for level in context.sizes.levels:
-            able = [system for system in context.systems.values() if system.able.streams >= level]
-            await _held(context, level, 10, [ours if system.name == OURS else system for system in able])
-            context.say(f"{level} streams of 10 tokens/s")
+    levels = [(context.sizes.streams, 5, repeat) for repeat in range(context.sizes.repeats)]
+    levels += [(level, 10, 0) for level in context.sizes.levels]
+    while levels:
+        with context.stack(leaves_turns=True) as stack:
+            ours = Turnstone(stack)
+            await context.measure(ours, Load(plan=Plan(tokens=16), in_flight=8, replies=context.sizes.warm))
+            clean = True
+            while levels and clean:
+                streams, rate, repeat = levels.pop(0)
+                peers = [system for system in context.systems.values() if rate == 10 and system.able.streams >= streams]
+                others = [system for system in peers if system.name not in (OURS, "direct")]
+                clean = await _held(context, streams, rate, [context.direct, ours, *others])
+                context.say(f"{streams} streams of {rate} tokens/s, repeat {repeat + 1}")
 
 
-async def _held(context: Context, streams: int, rate: int, systems: list[System]) -> None:
+async def _held(context: Context, streams: int, rate: int, systems: list[System]) -> bool:
+    """Measure one level. False where turns were left behind that still run: the next level wants another stack."""
     plan = Plan(tokens=max(2, int(context.sizes.stream_s * rate)), first_ms=1000 / rate, token_ms=1000 / rate)
     ramp_s = streams / context.sizes.ramp_per_s
     limit_s = ramp_s + LIMIT * plan.seconds + 5
     load = Load(plan=plan, in_flight=streams, replies=streams, ramp_s=ramp_s, limit_s=limit_s)
+    clean = True
     for system in systems:
         await system.prepare(streams)
         await context.settle(system)
@@ -50,8 +55,10 @@ async def _held(context: Context, streams: int, rate: int, systems: list[System]
         system.close()
         if system.name == "direct":
             direct = outcome
+        clean = clean and (system.name != OURS or not outcome.unfinished)
         note_cpu(context, f"{streams} streams of {rate} tokens/s", system, outcome, cpu_s)
         _note(context, f"{streams} of {rate} tokens/s", streams, system.name, (outcome, direct), peak, cpu_s)
+    return clean
 
 
 async def _watched(system: System) -> dict[str, float]:
