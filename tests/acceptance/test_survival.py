@@ -26,6 +26,7 @@ from waiting import wait_for
 STORY = [f"word{number}" for number in range(60)]
 RULES: list[Json] = [
     {"match": "^tell a story$", "text": " ".join(STORY), "token_ms": 50},
+    {"match": "^tell it slowly$", "text": " ".join(STORY), "token_ms": 200},
     {"match": "^be quick$", "text": "Done."},
 ]
 TERMINAL = ("turn_complete", "turn_failed", "turn_canceled")
@@ -43,7 +44,8 @@ def test_ctrl_c_in_mid_turn_loses_nothing_and_the_turn_goes_on_by_itself_at_the_
         agent_path = session.partition("/session")[0]
         finished = stack.finished(session, stack.submit(session, "be quick"))
         told = stack.log(finished)
-        interrupted, queued = stack.submit(session, "tell a story"), stack.submit(session, "be quick")
+        # Longer than a worker that is told to stop waits for it.
+        interrupted, queued = stack.submit(session, "tell it slowly"), stack.submit(session, "be quick")
         stack.wait_for_events(interrupted, 6)
         before = stack.log(interrupted)
         with stack.http() as http:
