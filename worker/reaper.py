@@ -4,6 +4,7 @@ Every worker has one; a lock lets one of them at a time look at all shards.
 """
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -99,11 +100,14 @@ class Reaper:
                 self._outage.passed()
             except StoreError as error:
                 self._outage.failed(error)
-                self._lenient_until = time.monotonic() + self._lease_s
+                self._lenient_until = math.inf
 
     def look(self) -> bool:
         """One round over all shards, unless another reaper is at it; whether another one is worth while now."""
-        if not self._hold():
+        held = self._hold()
+        if self._lenient_until == math.inf:  # the store answers again: from now on owners can renew
+            self._lenient_until = time.monotonic() + self._lease_s
+        if not held:
             return False
         found = self._find()
         done = 0
