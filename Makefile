@@ -25,7 +25,7 @@ run: .venv/.run ## Run store, API and workers here (PORT=8321 WORKERS=1 API_PROC
 
 test: .venv/.dev ## Lint, types and all tests
 	@$(MAKE) --no-print-directory lint types
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.dev ## Style, formatting, and which room may import which
 	.venv/bin/ruff check .

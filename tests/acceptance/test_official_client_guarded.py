@@ -68,6 +68,8 @@ class Guarded:
                 if b":registry:" in key:
                     continue
                 kind = store.type(key)
+                if kind == b"none":
+                    continue  # a lock that has run out since
                 read = {
                     b"string": store.get,
                     b"hash": store.hgetall,
