@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
@@ -149,7 +150,7 @@ class ScriptedInference(InferenceProvider):
 
     def _answer(self, rule: Rule, *, prompt_tokens: int) -> Iterator[Delta]:
         written = 0
-        for delta in (*_text_deltas(rule.text or ""), *_call_deltas(rule.tool_calls)):
+        for delta in chain(_text_deltas(rule.text or ""), _call_deltas(rule.tool_calls)):
             if written:
                 self._pause(rule.token_ms)
             written += not isinstance(delta, ToolCallDone)
@@ -214,8 +215,9 @@ def _prompt_tokens(request: ChatRequest) -> int:
     return sum(len(plain_text(message.get("content")).split()) for message in request.messages)
 
 
-def _text_deltas(text: str) -> list[Delta]:
-    return [TextDelta(token) for token in tokens(text)]
+def _text_deltas(text: str) -> Iterator[Delta]:
+    """As they are asked for: of a long text only the beginning may ever be."""
+    return (TextDelta(match.group()) for match in _TOKEN.finditer(text))
 
 
 def _call_deltas(calls: tuple[ScriptedCall, ...]) -> list[Delta]:
