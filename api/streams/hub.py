@@ -1,9 +1,10 @@
 """The tail hub: one reader of the store for all clients of this process.
 
-Workers publish which turns' logs grew; the hub reads just those, in one round trip, and hands the entries to
-whoever follows. While it reads, the next changes gather: it coalesces when it is behind, and an idle hub delivers at
-once. Once a second it looks at all followed turns, so that a lost notice costs a second and nothing else. Every few
-seconds it sees whether the logs still hold what was read of them: a failover of the store may have lost their ends.
+Scripts publish which turns' logs grew, mostly with the events themselves: where those go on from what was handed out,
+they are handed on as they are. What does not fit is read from the logs, all changed ones in one round trip. Once a
+second the hub looks at all followed turns of which it has heard nothing, so that a lost notice costs a second and
+nothing else. Every few seconds it sees whether the logs still hold what was read of them: a failover of the store may
+have lost their ends.
 
 Written on `threading`, which gevent makes greenlets of in the server.
 """
@@ -14,9 +15,12 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 from redis import Redis
+from redis.client import PubSub
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.streams.cursor import Cursor
 from api.streams.story import goes_on, may_come_back, read_from
@@ -25,6 +29,7 @@ from shared.events import Entry
 from shared.ids import SHARDS, TurnRef
 from shared.log.blobs import BlobGone
 from shared.log.keys import Keys
+from shared.log.notices import Notice, parse
 from shared.log.reader import LogReader
 
 logger = logging.getLogger(__name__)
@@ -52,6 +57,8 @@ class Subscription:
         self.ref = ref
         self.position = position
         """Behind the last event that the client was handed."""
+        self._end: Cursor | None = None
+        """Behind the last event that waits for it; None while it reads the log itself."""
         self._entries: deque[Entry] = deque()
         self._overrun = False
         self._signal = threading.Event()
@@ -64,13 +71,37 @@ class Subscription:
     ) -> None:
         self._hub.leave(self)
 
-    def push(self, entries: list[Entry]) -> None:
-        """Hand over new entries. Never waits: past the bound they are dropped and the client re-reads."""
+    def push(self, entries: list[Entry], after: Cursor | None) -> None:
+        """Hand over new entries; `after` is known to come right before them.
+
+        Never waits: what is past the bound, or may be of another story than the client was told, it reads itself.
+        """
+        if self._overrun:
+            return
+        if self._end is not None and self._end != after:
+            # Where another claim has written, the log itself is asked, once, whether it goes on from here.
+            entries = self._new(entries, self._end)
         if len(self._entries) + len(entries) > _BUFFER_ENTRIES:
             self.look_again()
-        elif not self._overrun:
+        elif entries and not self._overrun:
             self._entries.extend(entries)
-        self._signal.set()
+            if self._end is not None:
+                self._end = Cursor.at(entries[-1])
+            self._signal.set()
+
+    def _new(self, entries: list[Entry], end: Cursor) -> list[Entry]:
+        if goes_on(end, entries):
+            return [entry for entry in entries if entry.seq > end.seq]
+        self.look_again()
+        return []
+
+    def caught_up(self, position: Cursor) -> None:
+        """The client has read the log itself, up to there. What came meanwhile may be more, or the same."""
+        early, self._entries = list(self._entries), deque()
+        self.position = self._end = position
+        if not self._overrun:
+            self._signal.clear()
+            self.push(early, None)
 
     def look_again(self) -> None:
         """Have the client read the log itself, and so see whether it still tells the same story."""
@@ -91,23 +122,38 @@ class Subscription:
         if self._hub.closed:
             raise HubClosed
         if self._overrun:
-            self._overrun = False
+            self._overrun, self._end = False, None
             return None
         taken = list(self._entries)
         self._entries.clear()
+        if taken:
+            self.position = Cursor.at(taken[-1])
         return taken
 
 
 class _Topic:
-    """A followed turn: how far the hub has read it, who follows, and for how many checks an id has been missing."""
+    """A followed turn: how far the hub has handed it out, whether it did since the last sweep, who follows, and for how
+    many checks an id has been missing."""
 
-    __slots__ = ("last", "misses", "ref", "subscriptions")
+    __slots__ = ("is_fresh", "last", "misses", "ref", "subscriptions")
 
     def __init__(self, ref: TurnRef, last: Cursor) -> None:
         self.ref = ref
         self.last = last
+        self.is_fresh = False
         self.misses = 0
         self.subscriptions: set[Subscription] = set()
+
+    def hand_over(self, entries: list[Entry], after: Cursor | None = None) -> None:
+        """Give entries to all followers; `after` is known to come right before them."""
+        self.last = Cursor.at(entries[-1])
+        self.is_fresh = True
+        for subscription in list(self.subscriptions):
+            subscription.push(entries, after)
+
+    def has(self, entry: Entry) -> bool:
+        """Whether it was handed out: read from the log before its notice came."""
+        return entry.seq <= self.last.seq and entry.epoch <= (self.last.epoch or 0)
 
     def positions(self) -> set[Cursor]:
         """What the log must hold: mostly one id, that of its last event."""
@@ -153,13 +199,10 @@ class TailHub:
                         yield fresh
                     if self.closed:
                         raise HubClosed
-                # Where another claim has written, the log itself is asked, once, whether it goes on from here.
-                while (batch := subscription.take(idle_s)) is not None and goes_on(cursor, batch):
-                    fresh = [entry for entry in batch if entry.seq > cursor.seq]
-                    if fresh:
-                        cursor = subscription.position = Cursor.at(fresh[-1])
-                    if fresh or not batch:
-                        yield fresh
+                self._caught_up(subscription)
+                while (batch := subscription.take(idle_s)) is not None:
+                    yield batch
+                cursor = subscription.position
 
     def close(self) -> None:
         """End all tails."""
@@ -177,6 +220,13 @@ class TailHub:
                 topic.subscriptions.discard(subscription)
                 if not topic.subscriptions:
                     del self._topics[subscription.ref.member]
+
+    def _caught_up(self, subscription: Subscription) -> None:
+        """The hub need not read what the only follower of a turn has read."""
+        subscription.caught_up(subscription.position)
+        topic = self._topics[subscription.ref.member]
+        if len(topic.subscriptions) == 1 and subscription.position.seq > topic.last.seq:
+            topic.last = subscription.position
 
     def _join(self, ref: TurnRef, cursor: Cursor) -> Subscription:
         """Join before reading the log: what comes in between is then in the buffer, or in the log, or in both."""
@@ -204,16 +254,40 @@ class TailHub:
         """Hear which logs grew."""
         while not self.closed:
             try:
-                pubsub = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-                pubsub.subscribe(*(self._keys.channel(shard) for shard in range(SHARDS)))
-                while not self.closed:
-                    message = pubsub.get_message(timeout=1)
-                    if message is not None and (member := message["data"].decode()) in self._topics:
-                        self._changed.add(member)
-                        self._wake.set()
+                with self._client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+                    pubsub.subscribe(*(self._keys.channel(shard) for shard in range(SHARDS)))
+                    while not self.closed:
+                        self._hear_next(pubsub)
             except (RedisError, OSError) as error:
                 logger.warning("tail notices wait for the store: %s", error)
                 time.sleep(_SWEEP_S)
+
+    def _hear_next(self, pubsub: PubSub) -> None:
+        try:
+            # Off the connection: `get_message` first asks twice whether there is something to read, which under gevent
+            # costs as much as all the rest.
+            connection: Any = pubsub.connection
+            message = connection.read_response(disconnect_on_error=False, push_request=True, timeout=1)
+        except RedisTimeoutError:
+            pubsub.check_health()  # a ping, every now and then
+            return
+        if isinstance(message, list) and message[0] == b"message":
+            self._hear(parse(message[2]))
+
+    def _hear(self, notice: Notice) -> None:
+        topic = self._topics.get(notice.member)
+        if topic is None:
+            return
+        if not notice.entries:
+            self._look_at(topic)
+        elif topic.last.epoch is not None and notice.after == topic.last.id:
+            topic.hand_over(notice.entries, topic.last)
+        elif not topic.has(notice.entries[-1]):
+            self._look_at(topic)
+
+    def _look_at(self, topic: _Topic) -> None:
+        self._changed.add(topic.ref.member)
+        self._wake.set()
 
     def _read(self) -> None:
         next_sweep = next_check = time.monotonic()
@@ -223,7 +297,7 @@ class TailHub:
             changed, self._changed = self._changed, set()
             now = time.monotonic()
             if now >= next_sweep:
-                changed = set(self._topics)
+                changed |= self._not_heard_of()
                 next_sweep = now + _SWEEP_S
             try:
                 for topics in _chunks([topic for member in changed if (topic := self._topics.get(member)) is not None]):
@@ -235,27 +309,32 @@ class TailHub:
             except StoreError as error:
                 logger.warning("tails wait for the store: %s", error)
 
+    def _not_heard_of(self) -> set[str]:
+        """The followed turns that nothing was handed out of since the last sweep."""
+        quiet = set()
+        for member, topic in list(self._topics.items()):
+            if not topic.is_fresh:
+                quiet.add(member)
+            topic.is_fresh = False
+        return quiet
+
     def _deliver(self, topics: list[_Topic]) -> None:
-        cursors = [(topic.ref, topic.last.seq) for topic in topics]
+        asked = [topic.last for topic in topics]
         try:
-            pages = self._reader.entries_many(cursors, count=_ENTRIES_PER_STREAM)
+            pages = self._reader.entries_many(
+                [(topic.ref, last.seq) for topic, last in zip(topics, asked, strict=True)], count=_ENTRIES_PER_STREAM
+            )
         except BlobGone:
             # A sweep is at one of them. Which one, its followers find out by themselves; the others read on.
             for topic in topics:
                 topic.look_again()
             return
-        for topic, page in zip(topics, pages, strict=True):
-            self._hand_over(topic, page)
-
-    def _hand_over(self, topic: _Topic, page: list[Entry]) -> None:
-        if not page:
-            return
-        topic.last = Cursor.at(page[-1])
-        for subscription in list(topic.subscriptions):
-            subscription.push(page)
-        if len(page) == _ENTRIES_PER_STREAM:
-            self._changed.add(topic.ref.member)
-            self._wake.set()
+        for topic, last, page in zip(topics, asked, pages, strict=True):
+            if page and topic.last == last:
+                topic.hand_over(page)
+            # Full, or a notice has brought something meanwhile: what goes on from there is read again.
+            if page and (len(page) == _ENTRIES_PER_STREAM or page[-1].seq > topic.last.seq):
+                self._look_at(topic)
 
     def _check(self, topics: list[_Topic]) -> None:
         """See that the logs hold what was read of them: one small range per turn, all in one round trip."""

@@ -225,15 +225,3 @@ def test_a_large_config_and_a_large_input_are_read_back_whole(kit: LogKit) -> No
     assert orjson.loads(kit.reader.entries(turn)[0].payload)["input_messages"][0]["content"] == text
     assert orjson.loads(kit.reader.private(turn)[0].payload) == {"instructions": instructions}
     assert kit.client.memory_usage(kit.keys.turn(turn).events) < INLINE_LIMIT
-
-
-def test_a_listener_of_the_shard_hears_of_the_new_turn(kit: LogKit) -> None:
-    session = kit.session()
-    listener = kit.client.pubsub()
-    listener.subscribe(kit.keys.channel(session.shard))
-    assert listener.get_message(timeout=5)["type"] == "subscribe"
-
-    turn = kit.accept(session)
-
-    assert listener.get_message(timeout=5)["data"] == turn.member.encode()
-    listener.close()

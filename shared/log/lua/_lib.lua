@@ -13,6 +13,7 @@
 --   11 index of failed turns
 
 local TERMINAL = {completed = true, failed = true, canceled = true}
+local NOTICE_BYTES = 8192 -- every API process gets them, whether anybody there follows the turn or not
 local HINT_DELAY_US = 1000000 -- the publisher's own hint gets this long before the reaper repeats it
 
 local function now_us()
@@ -48,14 +49,41 @@ local function lease_end(turn, key, leases, member, now)
   return latest
 end
 
--- Appends `count` events that start at ARGV[first]; returns the last seq.
+-- The id of a log's last event, '' where there is none.
+local function last_id(key)
+  local entry = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+  return entry and entry[1] or ''
+end
+
+-- Appends one event; returns its line in a notice, false for one that lies in a blob.
+local function write_event(key, id, event_type, version, field, value)
+  redis.call('XADD', key, id, 't', event_type, 'v', version, field, value)
+  return field == 'p' and id .. ' ' .. event_type .. ' ' .. version .. ' ' .. value
+end
+
+-- Appends `count` events that start at ARGV[first]; returns the last seq, and the news for `notify`: their lines, and the
+-- id of the event before them.
 local function write_events(key, epoch, seq, first, count)
-  for i = 0, count - 1 do
-    local at = first + 4 * i
+  local news, suffix = {after = last_id(key)}, '-' .. int(epoch)
+  for i = 1, count do
+    local at = first + 4 * (i - 1)
     seq = seq + 1
-    redis.call('XADD', key, int(seq) .. '-' .. int(epoch), 't', ARGV[at], 'v', ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
+    news[i] = write_event(key, int(seq) .. suffix, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
   end
-  return seq
+  return seq, news
+end
+
+-- Tells whoever follows a turn that its log grew. Small events go along, so that nobody has to read them: a line each
+-- (JSON text has no line ends), behind one with the turn's member and the id of the event before them.
+-- shared/log/notices.py takes it apart.
+local function notify(channel, member, news)
+  local size = 0
+  for _, line in ipairs(news or {}) do size = size + (line and #line or math.huge) end
+  if size == 0 or size > NOTICE_BYTES then
+    redis.call('PUBLISH', channel, member)
+  else
+    redis.call('PUBLISH', channel, member .. ' ' .. news.after .. '\n' .. table.concat(news, '\n'))
+  end
 end
 
 -- Appends `count` private records that start at ARGV[first]; returns the last private seq.

@@ -57,7 +57,7 @@ if (strategy == 'interrupt' or strategy == 'rollback') and unfinished[1] then
     if turn.token then redis.call('PUBLISH', ARGV[12], its_member) end
     end_turn(own, turn, unfinished[i], its_member, 'canceled', 22 + 5 * i, now)
     if strategy == 'rollback' then redis.call('ZADD', index, tonumber(turn.ordinal) + 0.5, unfinished[i]) end
-    redis.call('PUBLISH', ARGV[11], its_member)
+    notify(ARGV[11], its_member)
   end
 end
 
@@ -95,5 +95,4 @@ if ARGV[8] == '1' then
   redis.call('EXPIRE', scope, IDEMPOTENCY_S)
   redis.call('HSET', keys.turn, 'idempotency', scope) -- it goes when its session goes
 end
-redis.call('PUBLISH', ARGV[11], member)
 return {'ACCEPTED', turn_id, length == 1 and '1' or '0'}

@@ -14,7 +14,7 @@ if turn.last ~= ARGV[4] or turn.plast ~= ARGV[5] then return {'TAIL', turn.last,
 
 local now = now_us()
 local n_events, n_private = tonumber(ARGV[8]), tonumber(ARGV[9])
-local last = write_events(KEYS[2], turn.epoch, tonumber(turn.last), 10, n_events)
+local last, news = write_events(KEYS[2], turn.epoch, tonumber(turn.last), 10, n_events)
 local plast = write_private(KEYS[3], turn.epoch, tonumber(turn.plast), 10 + 4 * n_events, n_private)
 local deadline = int(now + tonumber(ARGV[6]))
 redis.call('HSET', KEYS[1], 'last', int(last), 'plast', int(plast), 'deadline', deadline, 'written', int(now))
@@ -23,5 +23,5 @@ for i = 0, n_events - 1 do
   if ARGV[10 + 4 * i] == 'step_complete' then redis.call('HDEL', KEYS[1], 'lapses') break end
 end
 redis.call('ZADD', KEYS[4], deadline, ARGV[2])
-if n_events > 0 then redis.call('PUBLISH', ARGV[7], ARGV[2]) end
+if n_events > 0 then notify(ARGV[7], ARGV[2], news) end
 return {'OK', int(last), int(plast), turn.cancel or '0'}

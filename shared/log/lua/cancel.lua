@@ -18,5 +18,5 @@ if running and ARGV[4] == 'ask' then
   return {'ASKED'}
 end
 local next_id = end_turn(keys, turn, ARGV[2], ARGV[3], ARGV[7], 8, now)
-redis.call('PUBLISH', ARGV[5], ARGV[3])
+notify(ARGV[5], ARGV[3])
 return {'ENDED', next_id}

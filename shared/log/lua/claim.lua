@@ -49,9 +49,10 @@ if kind ~= 'resumed' then
   local time_field = kind == 'start' and 'started_at' or 'recovered_at'
   local payload = '{"event_type":"' .. event_type .. '","turn_id":"' .. ARGV[2] .. '","attempt":' .. int(attempts)
     .. ',"' .. time_field .. '":"' .. ARGV[8] .. '"}'
-  redis.call('XADD', KEYS[2], int(last) .. '-' .. int(epoch), 't', event_type, 'v', ARGV[10], 'p', payload)
+  local news = {after = last_id(KEYS[2])}
+  news[1] = write_event(KEYS[2], int(last) .. '-' .. int(epoch), event_type, ARGV[10], 'p', payload)
   redis.call('HSET', KEYS[1], 'written', int(now))
-  redis.call('PUBLISH', ARGV[9], ARGV[3])
+  notify(ARGV[9], ARGV[3], news)
 end
 if lapsed then redis.call('HINCRBY', KEYS[1], 'lapses', 1) end
 redis.call('HDEL', KEYS[1], 'lapsed', 'released', 'hints')

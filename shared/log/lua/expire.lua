@@ -27,5 +27,5 @@ if turn.token then redis.call('PUBLISH', ARGV[5], ARGV[3]) end
 local status = 'failed'
 if turn.cancel then status, at = 'canceled', 14 end
 local next_id = end_turn(keys, turn, ARGV[2], ARGV[3], status, at, now)
-redis.call('PUBLISH', ARGV[4], ARGV[3])
+notify(ARGV[4], ARGV[3])
 return {'ENDED', next_id}

@@ -18,14 +18,14 @@ if turn.last ~= ARGV[5] or turn.plast ~= ARGV[6] then return {'TAIL', turn.last,
 local now = now_us()
 local count = tonumber(ARGV[12])
 local status = ARGV[7]
-local last
+local last, news
 if turn.cancel and status ~= 'canceled' then
   status = 'canceled'
   last = write_events(keys.events, turn.epoch, tonumber(turn.last), 17, count - 1)
   last = write_events(keys.events, turn.epoch, last, 13, 1)
   redis.call('ZADD', keys.ended, int(now), ARGV[3])
 else
-  last = write_events(keys.events, turn.epoch, tonumber(turn.last), 17, count)
+  last, news = write_events(keys.events, turn.epoch, tonumber(turn.last), 17, count)
   redis.call('HSET', keys.turn, ARGV[11] == '1' and 'snapshot_blob' or 'snapshot', ARGV[8])
   redis.call('PEXPIRE', keys.events, ARGV[10])
   clear_private(KEYS[12], status, ARGV[10])
@@ -33,5 +33,5 @@ end
 redis.call('HSET', keys.turn, 'status', status, 'last', int(last), 'written', int(now))
 redis.call('HDEL', keys.turn, 'deadline', 'cancel')
 local next_id = leave(keys, ARGV[2], ARGV[3], status, turn.counted, now)
-redis.call('PUBLISH', ARGV[9], ARGV[3])
+notify(ARGV[9], ARGV[3], news)
 return {'OK', status, next_id}

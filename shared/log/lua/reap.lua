@@ -18,7 +18,7 @@ end
 
 local function ends(status, at)
   local next_id = end_turn(keys, turn, ARGV[2], ARGV[3], status, at, now)
-  redis.call('PUBLISH', ARGV[5], ARGV[3])
+  notify(ARGV[5], ARGV[3])
   return {'ENDED', next_id}
 end
 

@@ -18,10 +18,10 @@ if not fits then return {'CALLS', turn.pending} end
 
 local now = now_us()
 local epoch = next_epoch(turn.epoch, now)
-local last = write_events(KEYS[2], epoch, tonumber(turn.last), 6, 1)
+local last, news = write_events(KEYS[2], epoch, tonumber(turn.last), 6, 1)
 redis.call('HSET', KEYS[1], 'status', 'queued', 'epoch', int(epoch), 'last', int(last),
   answered, int(last), 'written', int(now))
 redis.call('HDEL', KEYS[1], 'pending', 'paused_by')
 redis.call('ZADD', KEYS[3], int(now + HINT_DELAY_US), ARGV[2])
-redis.call('PUBLISH', ARGV[5], ARGV[2])
+notify(ARGV[5], ARGV[2], news)
 return {'OK', int(last)}
