@@ -1,7 +1,8 @@
 """The journal: turns hand it events, one greenlet writes them for all of them (group commit).
 
 While a round trip is in flight the next batch gathers, so the first token leaves at once and batches grow with
-load. Text deltas of one step that wait together become one event; an event that has been sent is frozen.
+load. Text that goes on waits a little more for that of other turns: what a round trip, a notice and a wake-up cost is
+then shared. Text deltas of one step that wait together become one event; an event that has been sent is frozen.
 
 What landed is kept for a while. Where a log ends before the place that its writer knows (the store has failed over to a
 replica that lagged), the batches behind its end are sent again: each is a whole script, so what survives ends with one,
@@ -32,6 +33,8 @@ from worker.vital import spawn_vital
 logger = logging.getLogger(__name__)
 
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_PACE_S = 0.005
+"""How long after a round trip text that goes on waits for more. Nobody reads so fast that they would see it."""
 _OBJECT_BYTES = 330
 """What an event takes in memory beside its JSON, and a batch: a token by itself is 770 bytes, as measured."""
 
@@ -55,6 +58,8 @@ class TurnWriter:
         self._pending: list[Event] = []
         self._notes: list[tuple[str, bytes]] = []
         self._size = 0
+        self._at_once = False
+        """Whether there is something that does not wait for that of other turns."""
         self._frozen: deque[Batch] = deque()
         self._refusals = Refusals()
         self._lost: LogError | None = None
@@ -67,13 +72,23 @@ class TurnWriter:
             raise self._lost
         # Here and not in the journal: what cannot be encoded must fail its own turn and no other.
         self._size += len(event.encode()) + _OBJECT_BYTES
+        if not (self._has_text and _is_text(event)):
+            self._at_once = True
         self.state.apply(event)
         if self._pending and (merged := _merge(self._pending[-1], event)) is not None:
             self._pending[-1] = merged
         else:
             self._pending.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
         self._idle.clear()
-        self._journal.wake(self)
+        self._journal.wake(self, at_once=self._at_once)
+
+    @property
+    def _has_text(self) -> bool:
+        """Whether somebody can be reading the open step already."""
+        return self.state.open_step is not None and bool(self.state.open_step.text)
 
     def note(self, kind: str, payload: Json) -> None:
         """Take a private record into the state and have it written, with the events around it or before them."""
@@ -83,8 +98,8 @@ class TurnWriter:
         self._size += len(record) + _OBJECT_BYTES
         self._notes.append((kind, record))
         self.state.note(kind, payload)
-        self._idle.clear()
-        self._journal.wake(self)
+        self._at_once = True
+        self._wake()
 
     @property
     def unwritable(self) -> Unwritable | None:
@@ -161,7 +176,7 @@ class TurnWriter:
             private=self._notes,
         )
         batch = Batch(write, self._size + _OBJECT_BYTES)
-        self._pending, self._notes, self._size = [], [], 0
+        self._pending, self._notes, self._size, self._at_once = [], [], 0, False
         return batch
 
     def _again(self, short: TailMismatch) -> bool:
@@ -174,7 +189,7 @@ class TurnWriter:
 
     def _after(self, result: Written) -> None:
         if self._frozen or self._pending or self._notes:
-            self._journal.wake(self)
+            self._journal.wake(self, at_once=bool(self._frozen) or self._at_once)
         else:
             self._idle.set()
         if result.cancel:
@@ -198,6 +213,8 @@ class Journal:
         self._log = log
         self._observer = observer or Observer()
         self._dirty: dict[TurnWriter, None] = {}
+        self._at_once = Signal()
+        self._flushed_at = 0.0
         self._refused: set[TurnWriter] = set()
         self._outage = Outage("events wait")
         self._wake = Signal()
@@ -214,17 +231,21 @@ class Journal:
         """A writer for a turn that this process has claimed."""
         return TurnWriter(claim=claim, state=state, interrupts=interrupts, journal=self)
 
-    def wake(self, writer: TurnWriter) -> None:
+    def wake(self, writer: TurnWriter, *, at_once: bool = True) -> None:
         """Have the writer's events written; soon, where the store has just refused some of them."""
         if writer not in self._refused:
             self._dirty[writer] = None
             self._wake.set()
+            if at_once:
+                self._at_once.set()
 
     def _run(self) -> None:
         failures = 0
         while True:
             self._wake.wait()
+            self._at_once.wait(max(0.0, self._flushed_at + _PACE_S - time.monotonic()))
             self._wake.clear()
+            self._at_once.clear()
             failures = 0 if self._flush() else failures + 1
             if failures:
                 gevent.sleep(_RETRY_S[min(failures, len(_RETRY_S)) - 1])
@@ -244,10 +265,11 @@ class Journal:
                 self.wake(writer)
             return False
         self._outage.passed()
+        self._flushed_at = time.monotonic()
         self._observer.flushed(
             turns=len(batches),
             events=sum(len(write.events) for write in batches.values()),
-            seconds=time.monotonic() - begun,
+            seconds=self._flushed_at - begun,
         )
         refused = {}
         for writer, result in zip(batches, results, strict=True):
@@ -277,11 +299,15 @@ def _end_of(write: Write) -> tuple[int, int]:
     return write.last + len(write.events), write.private_last + len(write.private)
 
 
+def _is_text(event: Event) -> bool:
+    return isinstance(event, StepProgress) and event.delta["type"] == "text"
+
+
 def _merge(before: Event, event: Event) -> StepProgress | None:
     """One event for two text deltas of a step, or None."""
     if not isinstance(before, StepProgress) or not isinstance(event, StepProgress):
         return None
-    if before.step_id != event.step_id or before.delta["type"] != "text" or event.delta["type"] != "text":
+    if before.step_id != event.step_id or not _is_text(before) or not _is_text(event):
         return None
     text = before.delta["text"] + event.delta["text"]
     return StepProgress(step_type=event.step_type, step_id=event.step_id, delta={"type": "text", "text": text})

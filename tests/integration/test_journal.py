@@ -108,6 +108,61 @@ def same(one: TurnState, other: TurnState) -> bool:
     return one.as_turn() == other.as_turn()
 
 
+def test_text_that_goes_on_waits_for_what_cannot_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_PACE_S", 10**9)
+    one, other = bench.writer(), bench.writer()
+    one.emit(started("s1"))
+    one.emit(delta("s1", "first"))
+    settle(one)
+
+    one.emit(delta("s1", " second"))
+    one.emit(delta("s1", " third"))
+    gevent.sleep(0.05)
+    waiting = bench.texts(one.ref)
+    other.emit(started("s1"))
+    settle(one)
+
+    assert waiting == ["first"]
+    assert bench.texts(one.ref) == ["first", " second third"]
+
+
+@pytest.mark.parametrize("what", ["step", "note"])
+def test_what_follows_text_does_not_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.setattr(journal, "_PACE_S", 10**9)
+    writer = bench.writer()
+    writer.emit(started("s1"))
+    writer.emit(delta("s1", "first"))
+    settle(writer)
+
+    writer.emit(delta("s1", " second"))
+    if what == "step":
+        writer.emit(text_step("s1")[-1])
+    else:
+        writer.note("call_intent", {"step_id": "s1", "call_id": "c1"})
+    settle(writer)
+
+    assert bench.texts(writer.ref) == ["first", " second"]
+
+
+def test_text_that_comes_while_a_batch_is_on_its_way_waits_as_well(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_PACE_S", 0.2)
+    writer = bench.writer()
+    bench.log.gate.clear()
+    writer.emit(started("s1"))
+    writer.emit(delta("s1", "first"))
+    until(lambda: bench.log.batches)
+    writer.emit(delta("s1", " second"))
+    bench.log.gate.set()
+    until(lambda: bench.texts(writer.ref) == ["first"])
+
+    writer.emit(delta("s1", " third"))
+    settle(writer)
+
+    assert bench.texts(writer.ref) == ["first", " second third"]
+
+
 def test_what_is_emitted_is_in_the_log_in_its_order(bench: Bench) -> None:
     writer = bench.writer()
 
