@@ -6,8 +6,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
+from uuid import uuid4
 
+import orjson
 from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import ChannelError, KombuError
@@ -29,6 +32,8 @@ _COUNT_S = 1.0
 _HEARTBEAT_S = 30
 """Of AMQP connections. One that is dead, and says so to nobody, is given up after two of them."""
 _TCP_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+
+_NO_EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 _QUORUM = {"x-queue-type": "quorum", "x-max-length": _MOST_AT_BROKER}
 
@@ -190,13 +195,16 @@ class Hints:
         """In one round trip to Redis, and without one to RabbitMQ."""
         queue = self._app.amqp.queues[TURNS_QUEUE]
         with self._app.producer_or_acquire() as producer:
-            if not queue.queue_arguments:
+            if queue.queue_arguments:
+                producer.maybe_declare(queue)
+            else:
+                _keep_client(producer.channel)
                 self._count(producer.channel, queue.name)
             if self._is_full:
                 return
             with producer.batch():
                 for member in members:
-                    self._app.send_task(RUN_TURN, args=(member,), queue=queue, producer=producer, retry=False)
+                    _send(producer, queue.name, member)
 
     def _count(self, channel: Any, queue: str) -> None:
         """See whether the queue is full, once a second. A broker that bounds its queues itself needs no such care."""
@@ -208,3 +216,31 @@ class Hints:
             self._is_full = channel.queue_declare(queue, passive=True).message_count >= _MOST_AT_BROKER
         except ChannelError:
             self._is_full = False  # it is empty: Redis has no such queue then
+
+
+def _send(producer: Any, queue: str, member: str) -> None:
+    """What `send_task` would do, at a quarter of its cost: nothing but what Celery's message protocol, version 2, asks
+    for (docs.celeryq.dev, "Message Protocol")."""
+    hint_id = str(uuid4())
+    producer.publish(
+        orjson.dumps([[member], {}, _NO_EMBED]).decode(),
+        exchange="",
+        routing_key=queue,
+        content_type="application/json",
+        content_encoding="utf-8",
+        headers={
+            "lang": "py",
+            "task": RUN_TURN,
+            "id": hint_id,
+            "root_id": hint_id,
+            "parent_id": None,
+            "group": None,
+        },
+        correlation_id=hint_id,
+        retry=False,
+    )
+
+
+def _keep_client(channel: Any) -> None:
+    """Have a channel to Redis use its client again: kombu makes one for each publish, and that is half of its cost."""
+    channel.conn_or_acquire = lambda client=None: nullcontext(client or channel.client)
