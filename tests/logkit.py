@@ -37,7 +37,7 @@ from shared.events import (
     TurnResumed,
 )
 from shared.ids import SessionRef, TurnRef
-from shared.log import scripts
+from shared.log import scripts, snapshots
 from shared.log.keys import Keys
 from shared.log.reader import LogReader
 from shared.log.sessions import Session, SessionStore
@@ -274,7 +274,7 @@ class LogKit:
             assert events[-1][2] == ends[0], f"{ref}: something follows the terminal record"
         else:
             assert ends == [], f"{ref}: {row['status']} after {ends}"
-        folded = "snapshot" in row or "snapshot_blob" in row
+        folded = any(field in row for field in snapshots.FIELDS)
         kept = 0 if row["status"] == "completed" else 1  # the config, for running it again
         assert [seq for seq, _, _ in private] == list(range(1, (kept if folded else int(row["plast"])) + 1))
         expires = self.client.ttl(self.keys.turn(ref).private) > 0
@@ -291,7 +291,7 @@ class LogKit:
         assert not (owned and not is_head), f"{ref}: two turns of a session run at once"
         waits = is_head and not owned
         assert (self.due(ref) is not None) == waits, f"{ref}: {status}, head: {is_head}, but due: {self.due(ref)}"
-        folded = "snapshot" in row or "snapshot_blob" in row
+        folded = any(field in row for field in snapshots.FIELDS)
         assert self.unfolded(ref) == (ended and not folded), f"{ref}: not handed to the janitor, or for ever"
         assert ("pending" in row) == (status == "awaiting_input"), f"{ref}: {status} with or without pending calls"
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import gevent
-import orjson
 from gevent.pool import Pool
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -23,6 +22,7 @@ from shared.log.keys import Keys
 from shared.log.reader import LogReader
 from shared.log.scripts import Call, Scripts
 from shared.log.sessions import SessionStore
+from shared.log.snapshots import pack
 from shared.log.turn_log import TurnLog
 from worker.observer import Observer
 from worker.outage import Outage
@@ -198,7 +198,7 @@ class Reaper:
         """Fold a turn that ended inside a script."""
         ref = TurnRef.parse(member)
         state = self._reader.state(ref)
-        self._log.keep_snapshot(ref, orjson.dumps(state.as_turn()))
+        self._log.keep_snapshot(ref, pack(state.as_turn()))
         self._observer.ended(state)
 
 

@@ -8,7 +8,6 @@ from itertools import chain, repeat
 from typing import TypeVar
 
 import gevent
-import orjson
 
 from shared.clock import Stamps
 from shared.errors import LogError, ProviderError, StoreError, TailMismatch, Unwritable
@@ -29,6 +28,7 @@ from shared.fold import OpenStep, TurnState, fold, withheld
 from shared.hints import Hints
 from shared.ids import TurnRef, new_step_id
 from shared.log.reader import LogReader
+from shared.log.snapshots import pack
 from shared.log.turn_log import Claim, TurnLog, Write
 from shared.status import TurnStatus
 from worker.context import chat_messages
@@ -284,7 +284,7 @@ class TurnRun:
         try:
             self.writer.settle()
             self._state.apply(event)
-            snapshot = orjson.dumps(self._state.as_turn())
+            snapshot = pack(self._state.as_turn())
             finish = partial(self._tools.log.finish, status=status, snapshot=snapshot)
             stored, next_turn = self._write_last(finish, event)
         except Unwritable as never:

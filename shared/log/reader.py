@@ -11,6 +11,7 @@ from shared.errors import StoreError
 from shared.events import Entry, PrivateEntry
 from shared.fold import TurnState, fold
 from shared.ids import TurnRef
+from shared.log import snapshots
 from shared.log.blobs import BlobGone, BlobStore, RedisBlobs
 from shared.log.keys import Keys
 from shared.status import TurnStatus
@@ -19,6 +20,8 @@ _END_OF_SEQ = 2**64 - 1
 """`XRANGE (N` alone would return entry N again with a higher epoch: to read after seq N, name its last id."""
 
 _PAGE = 1000
+
+Value = bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,7 @@ class TurnRow:
     retry_of: str | None = None
 
 
-_ROW = ("status", "agent_id", "session_id", "attempts", "last", "snapshot", "snapshot_blob", "retry_of")
+_ROW = ("status", "agent_id", "session_id", "attempts", "last", "retry_of", *snapshots.FIELDS)
 
 
 class LogReader:
@@ -57,14 +60,13 @@ class LogReader:
         return [self._row(ref, values) for ref, values in zip(refs, _execute(pipe), strict=True)]
 
     def _row(self, ref: TurnRef, values: list[bytes | None]) -> TurnRow | None:
-        status, agent_id, session_id, attempts, last, snapshot, blob, retry_of = values
+        status, agent_id, session_id, attempts, last, retry_of, *stored = values
         if status is None or agent_id is None or session_id is None:
             return None
-        if snapshot is None and blob is not None:
-            try:
-                snapshot = self._blobs.get(ref, blob.decode())
-            except BlobGone:
-                return None  # a sweep is removing the turn just now
+        try:
+            snapshot = self._snapshot(ref, *stored)
+        except BlobGone:
+            return None  # a sweep is removing the turn just now
         return TurnRow(
             status=TurnStatus(status.decode()),
             agent_id=agent_id.decode(),
@@ -74,6 +76,12 @@ class LogReader:
             snapshot=snapshot,
             retry_of=retry_of.decode() if retry_of else None,
         )
+
+    def _snapshot(self, ref: TurnRef, plain: Value, packed: Value, *names: Value) -> bytes | None:
+        stored = plain or packed
+        for name in filter(None, names):
+            stored = self._blobs.get(ref, name.decode())
+        return stored and snapshots.unpack(stored)
 
     def time_limits(self, ref: TurnRef) -> tuple[float | None, float | None]:
         """How long the turn may wait for a worker, and take as a whole: seconds from its acceptance, None for ever."""

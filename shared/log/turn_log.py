@@ -20,7 +20,7 @@ from shared.events import (
 )
 from shared.fold import CONFIG_RECORD
 from shared.ids import TurnRef
-from shared.log import endings
+from shared.log import endings, snapshots
 from shared.log.blobs import BlobStore, RedisBlobs
 from shared.log.keys import Keys
 from shared.log.reader import decode_entries, decode_private
@@ -311,16 +311,17 @@ class TurnLog:
     def finish(self, write: Write, *, status: TurnStatus, snapshot: bytes) -> tuple[TurnStatus, str | None]:
         """End a turn; the batch's last event is the terminal one.
 
-        Returns the status that it really ended with (canceled where cancel was asked for) and the id of the
-        session's next turn, if any. Raises Fenced or TailMismatch.
+        `snapshot` is the whole turn, as `snapshots.pack` makes it. Returns the status that it really ended with
+        (canceled where cancel was asked for) and the id of the session's next turn, if any. Raises Fenced or
+        TailMismatch.
         """
         ref = write.ref
-        stored = self._blobs.store(ref, snapshot)
+        stored, field = self._stored_snapshot(ref, snapshot)
         reply = self._scripts.call(
             "finish",
             [*self._end_keys(ref), self._keys.turn(ref).private],
-            [ref.turn_id, ref.member, write.token, write.last, write.private_last, status, stored.value,
-             self._keys.channel(ref.shard), self._events_ttl_ms, 1 if stored.field == "b" else 0, len(write.events),
+            [ref.turn_id, ref.member, write.token, write.last, write.private_last, status, stored,
+             self._keys.channel(ref.shard), self._events_ttl_ms, field, len(write.events),
              *self._event_args(ref, [endings.canceled(ref)]), *self._event_args(ref, write.events)],
         )  # fmt: skip
         self._raise_refusal(write, reply)
@@ -406,14 +407,19 @@ class TurnLog:
     def keep_snapshot(self, ref: TurnRef, snapshot: bytes) -> None:
         """Store the snapshot of a turn that ended inside a script; its events may expire from now on."""
         turn, shard = self._keys.turn(ref), self._keys.shard(ref.shard)
-        stored = self._blobs.store(ref, snapshot)
+        stored, field = self._stored_snapshot(ref, snapshot)
         reply = self._scripts.call(
             "snapshot",
             [turn.turn, turn.events, turn.private, shard.ended],
-            [ref.member, stored.value, 1 if stored.field == "b" else 0, self._events_ttl_ms],
+            [ref.member, stored, field, self._events_ttl_ms],
         )
         if reply == b"GONE":
             self._blobs.delete(ref)
+
+    def _stored_snapshot(self, ref: TurnRef, snapshot: bytes) -> tuple[bytes, str]:
+        """What goes into the turn's hash, and into which field."""
+        stored = self._blobs.store(ref, snapshot)
+        return stored.value, snapshots.field_of(snapshot, in_blob=stored.field == "b")
 
     def _written(self, write: Write, reply: Any) -> Written | LogError | StoreError:
         if isinstance(reply, RedisError):

@@ -7,7 +7,7 @@
 --   A script checks everything before its first write: an error in its middle is not rolled back.
 --   Turn hash: tenant session_id agent_id status schema epoch token deadline lease last plast attempts lapses
 --   lapsed released cancel hints pending digest resumed:<digest> created_us start_by end_by counted
---   retry_of worker written snapshot snapshot_blob idempotency confirmed
+--   retry_of worker written snapshot snapshot_blob final final_blob idempotency confirmed
 --   Scripts that may end a turn begin their keys with: 1 turn  2 events  3 session  4 session queue  5 due
 --   6 leases  7 limits  8 ended (turns without a snapshot)  9 queued (counts)  10 index of active turns
 --   11 index of failed turns

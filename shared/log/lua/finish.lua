@@ -2,7 +2,7 @@
 --
 -- KEYS  1-11 as for every end of a turn  12 private
 -- ARGV  1 now  2 turn id  3 member  4 token  5 expected last seq  6 expected last private seq  7 status
---       8 snapshot  9 channel  10 how long to keep the events, in ms  11 '1' if the snapshot is a blob's name
+--       8 snapshot  9 channel  10 how long to keep the events, in ms  11 the hash's field for the snapshot
 --       12 number of events (the last is the terminal one)  13.. canceled event (4)  17.. events (4 each)
 -- Returns  {'OK', status, next turn id or ''}  {'FENCED'}  {'TAIL', last, plast}  {'GONE'}
 -- Where cancel was asked for, the canceled event stands in for the terminal one and a janitor makes the snapshot.
@@ -26,7 +26,7 @@ if turn.cancel and status ~= 'canceled' then
   redis.call('ZADD', keys.ended, int(now), ARGV[3])
 else
   last, news = write_events(keys.events, turn.epoch, tonumber(turn.last), 17, count)
-  redis.call('HSET', keys.turn, ARGV[11] == '1' and 'snapshot_blob' or 'snapshot', ARGV[8])
+  redis.call('HSET', keys.turn, ARGV[11], ARGV[8])
   redis.call('PEXPIRE', keys.events, ARGV[10])
   clear_private(KEYS[12], status, ARGV[10])
 end
