@@ -14,7 +14,7 @@ RUN_FLAGS := $(if $(PORT),--port '$(PORT)') $(if $(WORKERS),--workers '$(WORKERS
 CHAOS_FLAGS := $(if $(RUNS),--runs '$(RUNS)') $(if $(TURNS),--turns '$(TURNS)') $(if $(KILLS),--kills '$(KILLS)') \
 	$(if $(SEED),--seed '$(SEED)') $(if $(MUTANT),--mutant '$(MUTANT)') $(if $(MARKDOWN),--markdown '$(MARKDOWN)')
 
-.PHONY: help run setup setup-dev test lint types format unit contracts integration acceptance histories record-logs chaos real bench bench-quick profile clean
+.PHONY: help run setup setup-dev test lint types format unit contracts integration acceptance histories record-logs chaos real bench bench-quick instructions profile clean
 
 help: ## Show this list
 	@grep -hE '^[a-z -]+:.*## ' Makefile | sed -E 's/:.*## /|/' | \
@@ -59,6 +59,9 @@ bench: .venv/.bench ## Measure beside the upstream and the peers (10 minutes)
 
 bench-quick: .venv/.bench ## The same in 90 seconds, once each
 	.venv/bin/python -m bench --size quick
+
+instructions: .venv/.dev ## Count the instructions of the hot path, beside what was recorded (RECORD=1)
+	.venv/bin/python -m bench.instructions $(if $(RECORD),--record)
 
 profile: .venv/.bench ## Where a turn's time goes, by stage, and a process's CPU, by function
 	.venv/bin/python -m bench.stages

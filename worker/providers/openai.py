@@ -12,6 +12,7 @@ import httpcore
 import orjson
 
 from shared.errors import ProviderError
+from worker.providers.connections import Connections
 from worker.providers.inference import (
     ChatRequest,
     CompletionRequest,
@@ -27,7 +28,7 @@ from worker.providers.openai_messages import completion_json, embedding_json, re
 from worker.providers.openai_reply import CompletionReader, ReplyReader
 from worker.providers.retry import Backoff, is_worth_a_retry
 from worker.providers.sse import EventTooLong, event_data
-from worker.providers.wire import Body, WireBackend
+from worker.providers.wire import Body
 
 MAX_ERROR_BYTES = 16_384
 MAX_LISTED = 20
@@ -71,7 +72,9 @@ class OpenAIInference(InferenceProvider):
         self._backoff = Backoff(max_retries=config.max_retries)
         self._faults = Faults(provider_id=provider_id, url=config.url, secrets=config.secrets())
         self._headers = _headers(config)
-        self._pool = _pool(config)
+        self._connections = Connections(
+            max_connections=config.max_connections, keepalive_s=KEEPALIVE_S, ssl_context=config.tls_context()
+        )
         self._asks_for_usage = True
 
     def list_models(self) -> list[Model]:
@@ -111,7 +114,7 @@ class OpenAIInference(InferenceProvider):
             raise self._faults.bad_response(str(error)) from None
 
     def close(self) -> None:
-        self._pool.close()
+        self._connections.close()
 
     def _body(self, request: ChatRequest) -> Json:
         """What is sent for a chat completion. Raises ProviderError `unsupported_parameter`."""
@@ -234,13 +237,7 @@ class OpenAIInference(InferenceProvider):
     ) -> AbstractContextManager[httpcore.Response]:
         connect = self._config.connect_timeout_s
         timeout = {"connect": connect, "write": SEND_TIMEOUT_S, "read": wait_s, "pool": wait_s}
-        return self._pool.stream(
-            method,
-            url,
-            headers=self._headers,
-            content=content,
-            extensions={"timeout": timeout},
-        )
+        return self._connections.stream(method, url, headers=self._headers, timeout=timeout, content=content)
 
     def _no_list(self) -> ProviderError:
         return self._faults.bad_response("something else than a list of models")
@@ -307,12 +304,3 @@ def _headers(config: OpenAIConfig) -> list[tuple[str, str]]:
         "content-type": "application/json",
     }
     return list((headers | config.request_headers()).items())
-
-
-def _pool(config: OpenAIConfig) -> httpcore.ConnectionPool:
-    return httpcore.ConnectionPool(
-        ssl_context=config.tls_context(),
-        max_connections=config.max_connections,
-        keepalive_expiry=KEEPALIVE_S,
-        network_backend=WireBackend(),
-    )

@@ -13,6 +13,7 @@ import httpx
 import orjson
 
 from shared.errors import ProviderError
+from worker.providers.connections import Connections
 from worker.providers.openai_faults import RETRYABLE_STATUS
 from worker.providers.retry import parse_retry_after
 from worker.providers.tools import Json, Tool, ToolGroup, ToolProvider, ToolResult
@@ -21,7 +22,7 @@ from worker.providers.tools_faults import UNREACHABLE, ToolFaults
 from worker.providers.tools_http_config import HttpTool, HttpToolsConfig
 from worker.providers.tools_schema import without_fixed
 from worker.providers.tools_text import cut_mark, shortened
-from worker.providers.wire import Body, WireBackend
+from worker.providers.wire import Body
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +56,8 @@ class HttpTools(ToolProvider):
         self._groups: dict[str, ToolGroup] = {own: ToolGroup(identifier=own)}
         secrets = [value for tool in config.tools for value in credentials(sent_headers(tool.headers))]
         self._faults = ToolFaults(provider_id=provider_id, secrets=secrets)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=_ssl_context(config),
-            max_connections=config.max_connections,
-            keepalive_expiry=KEEPALIVE_S,
-            network_backend=WireBackend(),
+        self._connections = Connections(
+            max_connections=config.max_connections, keepalive_s=KEEPALIVE_S, ssl_context=_ssl_context(config)
         )
 
     def list_toolgroups(self) -> list[ToolGroup]:
@@ -102,19 +100,15 @@ class HttpTools(ToolProvider):
         wait = known.timeout_s
         timeout = {"connect": connect, "write": wait, "read": wait, "pool": connect}
         try:
-            with self._pool.stream(
-                known.method,
-                call.url,
-                headers=call.headers,
-                content=call.content,
-                extensions={"timeout": timeout},
+            with self._connections.stream(
+                known.method, call.url, headers=call.headers, timeout=timeout, content=call.content
             ) as response:
                 return self._result(known, response, call.left())
         except _WIRE_ERRORS as error:
             raise self._transport(known, error) from None
 
     def close(self) -> None:
-        self._pool.close()
+        self._connections.close()
 
     def _group(self, toolgroup_id: str) -> ToolGroup:
         group = self._groups.get(toolgroup_id)

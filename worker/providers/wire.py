@@ -89,7 +89,7 @@ class Wire(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
     def _is_readable(self) -> bool:
-        """Whether an idle connection has something to read: its end. The pool asks this of each before each request.
+        """Whether an idle connection has something to read: its end. Asked of each before it is used again.
 
         By a look and not by httpcore's poll: under gevent that lets all other greenlets run first, and a request
         waits for them.
