@@ -47,12 +47,20 @@ class Lookup:
 
     def turn(self, tenant: str, agent_id: str, session_id: str, turn_id: str) -> TurnRef:
         """Where the turn lies. A turn of another session is none, and so is one of a deleted session."""
-        self.session(tenant, agent_id, session_id)
+        return self.turn_row(tenant, agent_id, session_id, turn_id)[0]
+
+    def turn_row(self, tenant: str, agent_id: str, session_id: str, turn_id: str) -> tuple[TurnRef, TurnRow]:
+        """As `turn`, with the turn's row."""
         ref = TurnRef(tenant, session_id, turn_id)
-        row = self._row(ref)
+        if not has_shard(ref) or not has_shard(ref.session):
+            self.session(tenant, agent_id, session_id)
+            raise no_turn(agent_id, session_id, turn_id)
+        row, owner = self._reader.row_in_session(ref)
+        if owner != agent_id:
+            raise no_session(agent_id, session_id)
         if row is None or row.session_id != session_id:
             raise no_turn(agent_id, session_id, turn_id)
-        return ref
+        return ref, row
 
     def turn_by_id(self, tenant: str, turn_id: str) -> tuple[TurnRef, TurnRow]:
         """Where a turn lies whose id is all that is known: the id names the shard, and the row the rest."""

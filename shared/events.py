@@ -5,6 +5,7 @@ are written as the JSON bytes that clients get, and read back with `decode`.
 """
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import orjson
@@ -26,9 +27,14 @@ class Event:
     def encode(self) -> bytes:
         """The payload as clients get it, `event_type` first."""
         payload: Json = {"event_type": self.event_type}
-        for field in fields(self):
-            payload[field.name] = getattr(self, field.name)
+        for name in _names(type(self)):
+            payload[name] = getattr(self, name)
         return orjson.dumps(payload)
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

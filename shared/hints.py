@@ -46,6 +46,8 @@ def celery_app(broker_url: str, *, prefix: str) -> Celery:
     app = Celery("turnstone", broker=broker_url, set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
+        # One backend (of no results) for all: by default each greenlet makes one of its own.
+        result_backend_thread_safe=True,
         task_default_queue=broker_name(TURNS_QUEUE, prefix),
         # Every message names its queue: no exchange to declare, and none to share with other installations.
         task_default_exchange="",

@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shared.errors import InvalidRequest
 
@@ -37,6 +38,7 @@ def new_token() -> str:
     return secrets.token_hex(8)
 
 
+@lru_cache(10_000)
 def shard_of(identifier: str) -> int:
     """The shard in a session or turn id. Raises InvalidRequest where there is none."""
     parts = identifier.split("_")

@@ -80,12 +80,12 @@ def get_events(path: TurnPath, query: EventsQuery, header: EventsHeaders) -> Res
     Server-sent events until the turn has ended, or a page in JSON with `Accept: application/json` or `wait`. 204:
     the turn has ended, and you have all of its events.
     """
-    ref = services().lookup.turn(tenant(), path.agent_id, path.session_id, path.turn_id)
+    ref, row = services().lookup.turn_row(tenant(), path.agent_id, path.session_id, path.turn_id)
     after = header.last_event_id or query.after
     if query.wait is not None or _wants_json():
-        page = services().tails.events_page(ref, after=after, wait_s=query.wait or 0.0, limit=query.limit)
+        page = services().tails.events_page(ref, row, after=after, wait_s=query.wait or 0.0, limit=query.limit)
         return answer(page)
-    frames = services().tails.events_response(ref, after=after)
+    frames = services().tails.events_response(ref, row, after=after)
     return nothing() if frames is None else event_stream(frames)
 
 

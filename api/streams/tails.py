@@ -44,13 +44,13 @@ class Tails:
         self._hub.close()
 
     def events_response(
-        self, ref: TurnRef, *, after: str | None, heartbeat_s: float = HEARTBEAT_S
+        self, ref: TurnRef, row: TurnRow, *, after: str | None, heartbeat_s: float = HEARTBEAT_S
     ) -> Iterator[bytes] | None:
         """The SSE stream of all events after a cursor, or None where the reader has them all: answer 204.
 
-        Raises InvalidRequest for a cursor that is none, NotFound for a turn that is not there.
+        `row` is the turn's, as it was a moment ago. Raises InvalidRequest for a cursor that is none.
         """
-        cursor, row = Cursor.parse(after), self._row(ref)
+        cursor = Cursor.parse(after)
         if row.status in TERMINAL:
             if not self._reader.has_events(ref):
                 return self._rebuilt(ref, cursor)
@@ -58,9 +58,9 @@ class Tails:
                 return None
         return self._tail(ref, cursor, heartbeat_s)
 
-    def events_page(self, ref: TurnRef, *, after: str | None, wait_s: float, limit: int) -> Json:
+    def events_page(self, ref: TurnRef, row: TurnRow, *, after: str | None, wait_s: float, limit: int) -> Json:
         """The JSON form: `{data: [{seq, id, event}], last_id, status, has_more}`, for `orjson.dumps`."""
-        cursor, row = Cursor.parse(after), self._row(ref)
+        cursor = Cursor.parse(after)
         if row.status in TERMINAL and not self._reader.has_events(ref):
             return self._rebuilt_page(ref, cursor)
         try:

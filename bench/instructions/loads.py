@@ -80,10 +80,10 @@ def journal(times: int) -> None:
 class _Store:
     """Answers `append` as the script does, to what redis-py would have sent."""
 
-    def evalsha(self, sha: str, keys: int, *args: Any) -> list[bytes]:
+    def execute_command(self, command: str, sha: str, keys: int, *args: Any) -> list[bytes]:
         from hiredis import pack_command
 
-        pack_command(("EVALSHA", sha, keys, *args))
+        pack_command((command, sha, keys, *args))
         last, private_last, events = int(args[keys + 3]), int(args[keys + 4]), int(args[keys + 7])
         return [b"OK", b"%d" % (last + events), b"%d" % private_last, b"0"]
 

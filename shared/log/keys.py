@@ -5,8 +5,9 @@ Cluster. The shard's indexes hold members `tenant/session/turn`; every other key
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
-from shared.ids import SessionRef, TurnRef
+from shared.ids import SHARDS, SessionRef, TurnRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +67,22 @@ class Keys:
     prefix: str
 
     def turn(self, ref: TurnRef) -> TurnKeys:
-        base = f"{self.prefix}:{{s{ref.shard:02d}}}:{ref.tenant}:turn:{ref.turn_id}"
-        return TurnKeys(base, f"{base}:events", f"{base}:private", f"{base}:blobs")
+        return _turn_keys(self.prefix, ref)
 
     def session(self, ref: SessionRef) -> SessionKeys:
         base = f"{self.prefix}:{{s{ref.shard:02d}}}:{ref.tenant}:session:{ref.session_id}"
         return SessionKeys(base, f"{base}:queue", f"{base}:turns")
 
     def shard(self, number: int) -> ShardKeys:
-        base = f"{self.prefix}:{{s{number:02d}}}"
-        return ShardKeys(
-            due=f"{base}:due",
-            leases=f"{base}:leases",
-            limits=f"{base}:limits",
-            ended=f"{base}:ended",
-            queued=f"{base}:queued",
-            channel=self.channel(number),
-        )
+        return _shard_keys(self.prefix, number)
 
     def index(self, number: int, tenant: str) -> IndexKeys:
         base = f"{self.prefix}:{{s{number:02d}}}:{tenant}:index"
         return IndexKeys(f"{base}:all", f"{base}:active", f"{base}:failed")
 
     def channel(self, number: int) -> str:
-        """Carries the member of each turn of the shard whose log grew."""
-        return f"{self.prefix}:{{s{number:02d}}}:notify"
+        """Carries a notice for each turn of the shard whose log grew: see shared/log/notices.py."""
+        return self.shard(number).channel
 
     @property
     def reaper(self) -> str:
@@ -135,3 +127,25 @@ class Keys:
     def workers(self) -> str:
         """Worker processes by the time of their last sign of life."""
         return f"{self.prefix}:workers"
+
+
+# Remembered: every batch of every turn asks for them.
+
+
+@lru_cache(4096)
+def _turn_keys(prefix: str, ref: TurnRef) -> TurnKeys:
+    base = f"{prefix}:{{s{ref.shard:02d}}}:{ref.tenant}:turn:{ref.turn_id}"
+    return TurnKeys(base, f"{base}:events", f"{base}:private", f"{base}:blobs")
+
+
+@lru_cache(SHARDS * 16)
+def _shard_keys(prefix: str, number: int) -> ShardKeys:
+    base = f"{prefix}:{{s{number:02d}}}"
+    return ShardKeys(
+        due=f"{base}:due",
+        leases=f"{base}:leases",
+        limits=f"{base}:limits",
+        ended=f"{base}:ended",
+        queued=f"{base}:queued",
+        channel=f"{base}:notify",
+    )

@@ -52,6 +52,15 @@ class LogReader:
         """The turn's row, or None where there is no such turn."""
         return self.rows([ref])[0]
 
+    def row_in_session(self, ref: TurnRef) -> tuple[TurnRow | None, str | None]:
+        """The turn's row, and its session's agent (None where there is no such session, or it is deleted), in one round
+        trip."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hmget(self._keys.turn(ref).turn, _ROW)
+        pipe.hmget(self._keys.session(ref.session).session, ("agent_id", "deleted"))
+        values, (agent_id, deleted) = _execute(pipe)
+        return self._row(ref, values), None if deleted or agent_id is None else agent_id.decode()
+
     def rows(self, refs: Sequence[TurnRef]) -> list[TurnRow | None]:
         """Rows in one round trip."""
         pipe = self._client.pipeline(transaction=False)

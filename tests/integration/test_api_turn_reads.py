@@ -160,8 +160,11 @@ def test_a_client_that_leaves_a_tail_leaves_nothing_behind(api: Api) -> None:
 
 def test_a_stream_whose_store_goes_away_before_its_first_event_ends_with_a_word(tmp_path: Path) -> None:
     with Rooms(tmp_path) as rooms:
-        tails = (api := Api.on(rooms.store_url, "ts")).services.tails
-        stream = tails.events_response(ref_of(api.turn()), after=None)
+        services = (api := Api.on(rooms.store_url, "ts")).services
+        tails, ref = services.tails, ref_of(api.turn())
+        row = services.reader.row(ref)
+        assert row is not None
+        stream = tails.events_response(ref, row, after=None)
 
         rooms.kill_store()
         said = list(stream or ())
