@@ -103,7 +103,11 @@ def build_services(settings: Settings, front: FrontConfig) -> Services:
         calls=Calls(client=waiting, keys=keys, app=app),
         idempotency=Idempotency(client=client, keys=keys),
         views=views,
-        tails=Tails(hub=TailHub(client=client, keys=keys, reader=reader), reader=reader, views=views),
+        tails=Tails(
+            hub=TailHub(client=connect(settings.redis_url, protocol=2), keys=keys, reader=reader),
+            reader=reader,
+            views=views,
+        ),
         listing=TurnListing(client=client, keys=keys, reader=reader),
         facts=FactReader(client=client, keys=keys, reader=reader),
         census=partial(take_census, client, keys),

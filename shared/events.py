@@ -27,13 +27,14 @@ class Event:
     def encode(self) -> bytes:
         """The payload as clients get it, `event_type` first."""
         payload: Json = {"event_type": self.event_type}
-        for name in _names(type(self)):
+        for name in _names(type(self)):  # type: ignore[arg-type]
             payload[name] = getattr(self, name)
         return orjson.dumps(payload)
 
 
 @cache
 def _names(kind: Any) -> tuple[str, ...]:
+    """The names of an event's fields."""
     return tuple(field.name for field in fields(kind))
 
 

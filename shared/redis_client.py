@@ -18,14 +18,15 @@ _CONNECTIONS = 200
 _LOOK_AFTER_S = 1.0
 
 
-def connect(url: str, *, socket_timeout: float = 5, max_connections: int = _CONNECTIONS) -> Redis:
+def connect(url: str, *, socket_timeout: float = 5, max_connections: int = _CONNECTIONS, protocol: int = 3) -> Redis:
     """A client for writers and readers alike: no retries inside, because a script decides what a doubt means.
 
-    A pool that is used up makes callers wait, and not fail.
+    A pool that is used up makes callers wait, and not fail. `protocol` is RESP's version.
     """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
+        protocol=protocol,
         timeout=20,
         socket_timeout=socket_timeout,
         socket_connect_timeout=5,

@@ -19,8 +19,8 @@ Payload = bytes
 
 def frame(entry_id: str, event_type: str, payload: Payload) -> bytes:
     """A frame of the events stream: id, type and data."""
-    head = f"id: {entry_id}\nevent: {event_type}\n".encode() if entry_id else f"event: {event_type}\n".encode()
-    return head + data_frame(payload)
+    head = f"id: {entry_id}\nevent: {event_type}\n" if entry_id else f"event: {event_type}\n"
+    return head.encode() + data_frame(payload)
 
 
 def data_frame(payload: Payload) -> bytes:
@@ -44,6 +44,8 @@ def with_turn(payload: Payload, turn: bytes) -> Payload:
 
 
 def _one_line(text: bytes) -> bytes:
+    if text.isascii():
+        return text
     for raw, escaped in _LINE_ENDS:
         if raw in text:
             text = text.replace(raw, escaped)

@@ -10,6 +10,7 @@ Written on `threading`, which gevent makes greenlets of in the server.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -35,6 +36,8 @@ from shared.log.reader import LogReader
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
+_TIMER_S = 5.0
+"""Waits that are shorter have a timer of their own."""
 _CHECK_S = 3.0
 _PATIENCE = 2
 """So many checks an id may be missing where its writer may write it again: it finds the store within some seconds."""
@@ -61,6 +64,7 @@ class Subscription:
         """Behind the last event that waits for it; None while it reads the log itself."""
         self._entries: deque[Entry] = deque()
         self._overrun = False
+        self._wake_at = math.inf
         self._signal = threading.Event()
 
     def __enter__(self) -> "Subscription":
@@ -112,12 +116,17 @@ class Subscription:
     def wake(self) -> None:
         self._signal.set()
 
+    def wake_if_due(self, now: float) -> None:
+        """Called once a second."""
+        if now >= self._wake_at:
+            self._signal.set()
+
     def take(self, timeout: float) -> list[Entry] | None:
         """New entries, [] after `timeout` seconds without any, None if the log is to be read instead.
 
         Raises HubClosed.
         """
-        self._signal.wait(timeout)
+        self._wait(timeout)
         self._signal.clear()
         if self._hub.closed:
             raise HubClosed
@@ -129,6 +138,15 @@ class Subscription:
         if taken:
             self.position = Cursor.at(taken[-1])
         return taken
+
+    def _wait(self, timeout: float) -> None:
+        """Long waits end with a sweep of the hub: a timer for each event is a tenth of what handing it on costs."""
+        if timeout < _TIMER_S:
+            self._signal.wait(timeout)
+        else:
+            self._wake_at = time.monotonic() + timeout
+            self._signal.wait()
+            self._wake_at = math.inf
 
 
 class _Topic:
@@ -169,6 +187,7 @@ class TailHub:
     """Starts its threads with the first subscription: after gunicorn has forked."""
 
     def __init__(self, *, client: Redis, keys: Keys, reader: LogReader) -> None:
+        """`client` is for notices alone, over RESP2: of RESP3's, redis-py makes each into a text for its log."""
         self._client = client
         self._keys = keys
         self._reader = reader
@@ -298,6 +317,7 @@ class TailHub:
             now = time.monotonic()
             if now >= next_sweep:
                 changed |= self._not_heard_of()
+                self._wake_those_due()
                 next_sweep = now + _SWEEP_S
             try:
                 for topics in _chunks([topic for member in changed if (topic := self._topics.get(member)) is not None]):
@@ -317,6 +337,12 @@ class TailHub:
                 quiet.add(member)
             topic.is_fresh = False
         return quiet
+
+    def _wake_those_due(self) -> None:
+        now = time.monotonic()
+        for topic in list(self._topics.values()):
+            for subscription in list(topic.subscriptions):
+                subscription.wake_if_due(now)
 
     def _deliver(self, topics: list[_Topic]) -> None:
         asked = [topic.last for topic in topics]
