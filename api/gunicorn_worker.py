@@ -7,6 +7,8 @@ from gunicorn import util
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
+from shared import garbage
+
 _STATUS = {LimitRequestLine: 414, LimitRequestHeaders: 431}
 
 
@@ -16,6 +18,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         """Serve, and connect to the broker meanwhile: the first submit need not wait for it."""
         gevent.spawn(self.wsgi.extensions["turnstone"].hints.warm)
+        garbage.settle()
         super().run()
 
     def handle_exit(self, sig: int, frame: Any) -> None:

@@ -11,7 +11,7 @@ from celery import Celery, signals
 from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 
-from shared import logs
+from shared import garbage, logs
 from shared.errors import ConfigError
 from shared.hints import CALL, RUN_TURN, celery_app
 from shared.queues import CALLS_QUEUE, TURNS_QUEUE
@@ -45,6 +45,7 @@ def main() -> None:
     celery_worker.safe_say = lambda *_: None
     app.task(name=room.task, Request=request_class(app))(runtime.run)
     _wire(runtime)
+    garbage.settle()
     app.worker_main(_arguments(settings))
 
 
