@@ -9,6 +9,7 @@ from api.answers import answer, nothing
 from api.idempotency import digest_of
 from api.routes.parts import AgentPath, CreationHeaders, Page, SessionPath
 from api.routing import Query, Routes, body_as_sent, services, tenant
+from api.session_answers import with_turns
 from api.submitting import cancel
 from shared.clock import now_iso
 from shared.events import Json
@@ -76,8 +77,8 @@ def get_session(path: SessionPath, query: Which) -> Response:
     Turns that were rolled back are left out, unless `turn_ids` names them.
     """
     session = services().lookup.session(tenant(), path.agent_id, path.session_id)
-    turns = services().views.turns(_chosen(SessionRef(tenant(), session.session_id), query.turn_ids))
-    return answer({**_summary(session), "turns": [turn for turn in turns if turn is not None]})
+    turns = _chosen(SessionRef(tenant(), session.session_id), query.turn_ids)
+    return with_turns(_summary(session), turns, services().views)
 
 
 @routes.on("DELETE", "/v1/agents/<agent_id>/session/<session_id>", answers={204: None}, problems=(404, 503))

@@ -32,9 +32,16 @@ class TurnViews:
     def snapshot(self, ref: TurnRef) -> bytes:
         """The turn as JSON text, for completing the frame of its end."""
         row = self._reader.row(ref)
-        if row is not None and row.snapshot is not None:
-            return row.snapshot if row.retry_of is None else orjson.dumps(self._view(ref, row))
-        return orjson.dumps(self._reader.state(ref).as_turn())
+        return orjson.dumps(self._reader.state(ref).as_turn()) if row is None else self._text(ref, row)
+
+    def texts(self, refs: Sequence[TurnRef]) -> list[bytes]:
+        """As `turns`, each as JSON text, without those that are not there. Those that have ended are not parsed."""
+        found = zip(refs, self._reader.rows(refs), strict=True)
+        return [self._text(ref, row) for ref, row in found if row is not None]
+
+    def _text(self, ref: TurnRef, row: TurnRow) -> bytes:
+        stored = row.snapshot if row.retry_of is None else None
+        return orjson.dumps(self._view(ref, row)) if stored is None else stored
 
     def _view(self, ref: TurnRef, row: TurnRow) -> Json:
         view = self._told(ref, row)

@@ -19,6 +19,23 @@ def test_a_session_is_shown_with_its_turns_in_the_order_of_their_acceptance(api:
     assert [turn["turn_id"] for turn in answer["turns"]] == turns
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 2000, 10**9], ids=["a turn a piece", "few", "many"])
+def test_a_long_session_comes_in_pieces_and_whole(api: Api, monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
+    monkeypatch.setattr("api.session_answers._PIECE_BYTES", piece_bytes)
+    session = api.session()
+    turns = [api.turn(session) for _ in range(25)]
+    for turn in turns[:10]:
+        api.worker(turn).finish()
+    api.worker(turns[10])
+
+    answer = api.client.get(session)
+
+    assert answer.mimetype == "application/json"
+    assert [turn["turn_id"] for turn in answer.json["turns"]] == [turn.rpartition("/")[2] for turn in turns]
+    assert answer.json["turns"] == [api.client.get(turn).json for turn in turns]
+    assert {turn["status"] for turn in answer.json["turns"]} == {"completed", "in_progress", "queued"}
+
+
 def test_only_the_turns_that_were_asked_for_are_shown(api: Api) -> None:
     session = api.session()
     first, _, third = (api.turn(session).rpartition("/")[2] for _ in range(3))
