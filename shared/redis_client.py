@@ -15,23 +15,24 @@ from shared.errors import StoreError
 
 _CONNECTIONS = 200
 """Per process. A thousand greenlets share them: each holds one for the time of a round trip only."""
-_LOOK_AFTER_S = 1.0
+_LOOK_AFTER_S = 0.05
+"""Less than any server takes to come back, so that none of the connections to the one before is used again."""
 
 
-def connect(url: str, *, socket_timeout: float = 5, max_connections: int = _CONNECTIONS, protocol: int = 3) -> Redis:
+def connect(url: str, *, socket_timeout: float = 5, max_connections: int = _CONNECTIONS, **options: int) -> Redis:
     """A client for writers and readers alike: no retries inside, because a script decides what a doubt means.
 
-    A pool that is used up makes callers wait, and not fail. `protocol` is RESP's version.
+    A pool that is used up makes callers wait, and not fail. `options` are redis-py's own, for each connection.
     """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
-        protocol=protocol,
         timeout=20,
         socket_timeout=socket_timeout,
         socket_connect_timeout=5,
         health_check_interval=30,
         retry=Retry(NoBackoff(), 0),
+        **options,
     )
     pool.connection_class = _looked_at_after_a_rest(pool.connection_class)
     return Redis(connection_pool=pool)
@@ -39,7 +40,7 @@ def connect(url: str, *, socket_timeout: float = 5, max_connections: int = _CONN
 
 @cache
 def _looked_at_after_a_rest(plain: type[Any]) -> type[Any]:
-    """A class of connections that are looked at where they have rested for a second.
+    """A class of connections that are looked at where they have rested for a while.
 
     The pool asks each connection that it hands out whether its server has closed it. Under gevent that is a poll, lets
     all other greenlets run first, and costs half of a round trip: one that was used just now fails soon enough.
