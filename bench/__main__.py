@@ -31,7 +31,7 @@ from bench.systems.processes import Processes
 from bench.systems.turnstone import Stack, Turnstone
 
 PEERS: dict[str, Callable[[Processes, str], System]] = {"afternoon": Afternoon, "llama-stack": LlamaStack}
-ROW_S = 300.0
+ROW_S = 600.0
 """No row takes that long, however slow a system is."""
 RESULTS = ROOT / "bench" / "results"
 SIZES = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
