@@ -54,10 +54,10 @@ record-logs: .venv/.dev ## Record the logs that this release writes, for tests o
 real: .venv/.dev ## Against a real inference server, llama.cpp's (builds it the first time)
 	.venv/bin/python bench/real.py
 
-bench: .venv/.bench ## Measure beside the upstream and the peers (10 minutes)
+bench: .venv/.bench ## Measure beside the upstream and the peers (15 minutes)
 	.venv/bin/python -m bench
 
-bench-quick: .venv/.bench ## The same in 90 seconds, once each
+bench-quick: .venv/.bench ## The same in 3 minutes, once each
 	.venv/bin/python -m bench --size quick
 
 instructions: .venv/.dev ## Count the instructions of the hot path, beside what was recorded (RECORD=1)
