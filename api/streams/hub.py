@@ -126,7 +126,8 @@ class Subscription:
 
         Raises HubClosed.
         """
-        self._wait(timeout)
+        if not self._hub.closed:  # a client that catches up forgets earlier signals, also that of the end
+            self._wait(timeout)
         self._signal.clear()
         if self._hub.closed:
             raise HubClosed

@@ -145,6 +145,18 @@ def test_a_late_follower_and_an_early_one_get_the_same(story: Story, api: Api, c
     assert [frame.id for frame in early.ended()] == [frame.id for frame in late.ended()] == story.ids
 
 
+def test_a_client_that_catches_up_while_the_hub_closes_does_not_wait(story: Story, api: Api) -> None:
+    hub = api.services.tails._hub
+    batches = hub.follow(story.ref, after=hub_module.Cursor(), idle_s=10**6)
+    next(batches)
+    (subscription,) = hub._topics[story.ref.member].subscriptions
+    hub.close()
+    subscription.caught_up(subscription.position)  # as right behind its own look at whether the hub is closed
+
+    with pytest.raises(hub_module.HubClosed):
+        subscription.take(10**6)
+
+
 def test_a_long_wait_ends_with_a_sweep(
     api: Api, client: Redis, key_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
