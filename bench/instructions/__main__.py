@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.instructions import callgrind
 from bench.instructions.loads import LOADS
 from bench.instructions.script import count_append
 
@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 COUNTS = Path(__file__).with_name("counts.json")
 UNITS = 1000
 RISE = 1.10
-_COLLECTED = re.compile(r"Collected : (\d+)")
 
 PARTS: dict[str, Callable[[], int]] = {
     **{name: lambda name=name: count(name) for name in LOADS},  # type: ignore[misc]
@@ -83,18 +82,17 @@ def count(load: str) -> int:
 
 def _instructions(load: str, units: int) -> int:
     done = subprocess.run(
-        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
-         sys.executable, "-m", "bench.instructions.loads", load, str(units)],
+        [*callgrind.command(), sys.executable, "-m", "bench.instructions.loads", load, str(units)],
         cwd=ROOT,
         # The order of sets and dictionaries of texts, and so the work at them, would be another in each process.
         env={**os.environ, "PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
-    )  # fmt: skip
-    found = _COLLECTED.search(done.stderr)
-    if done.returncode or found is None:
-        raise RuntimeError(f"{load} could not be counted:\n{done.stderr[-2000:]}")
-    return int(found[1])
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{load} failed:\n{done.stderr[-2000:]}")
+    return callgrind.collected(done.stderr, load)
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """Counts what a store spends on one `append`: the whole of it, from the socket to the socket."""
 
-import re
 import signal
 import subprocess
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
+from bench.instructions import callgrind
 from bench.systems.processes import free_port
 from shared.cli.binaries import find_binary
 from shared.events import StepProgress, TurnCreated
@@ -22,7 +22,6 @@ from shared.redis_client import connect
 UNITS = 500
 AT = "2026-01-01T00:00:00.000000Z"
 START_S = 60.0
-_COLLECTED = re.compile(r"Collected : (\d+)")
 
 
 def count_append() -> int:
@@ -35,8 +34,7 @@ def _instructions(units: int) -> int:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="instructions-") as folder:
         log = Path(folder) / "valgrind.log"
-        command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={log}",
-                   str(find_binary().path), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "",
+        command = [*callgrind.command(f"--log-file={log}"), str(find_binary().path), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "",
                    # Nothing that goes by the clock: it would be counted too.
                    "--hz", "1", "--dynamic-hz", "no", "--activerehashing", "no", "--io-threads", "1"]  # fmt: skip
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -49,10 +47,7 @@ def _instructions(units: int) -> int:
         finally:
             server.kill()
             server.wait()
-        found = _COLLECTED.search(log.read_text())
-        if found is None:
-            raise RuntimeError(f"append could not be counted:\n{log.read_text()[-2000:]}")
-        return int(found[1])
+        return callgrind.collected(log.read_text(), "append")
 
 
 def _append(client: Redis, units: int) -> None:
