@@ -34,7 +34,8 @@ def _instructions(units: int) -> int:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="instructions-") as folder:
         log = Path(folder) / "valgrind.log"
-        command = [*callgrind.command(f"--log-file={log}"), str(find_binary().path), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "",
+        command = [*callgrind.command(f"--log-file={log}"), str(find_binary().path),
+                   "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "",
                    # Nothing that goes by the clock: it would be counted too.
                    "--hz", "1", "--dynamic-hz", "no", "--activerehashing", "no", "--io-threads", "1"]  # fmt: skip
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
