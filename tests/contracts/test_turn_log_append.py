@@ -32,9 +32,28 @@ def test_a_batch_follows_the_log_in_order_under_the_claims_epoch(kit: LogKit) ->
     ]
 
 
-def test_an_append_renews_the_lease(kit: LogKit) -> None:
+def test_an_append_renews_a_lease_that_has_less_than_half_of_it_left(kit: LogKit) -> None:
     owner = kit.running()
     kit.pass_time(10)
+
+    owner.append(started())
+
+    assert kit.lease(owner.ref) == kit.now + LEASE_S * SECOND
+
+
+def test_an_append_leaves_a_lease_alone_that_has_half_of_it_left(kit: LogKit) -> None:
+    owner = kit.running()
+    deadline = kit.lease(owner.ref)
+    kit.pass_time(LEASE_S / 2)
+
+    owner.append(started())
+
+    assert kit.lease(owner.ref) == deadline
+
+
+def test_an_append_mends_a_lease_that_a_clock_step_put_far_off(kit: LogKit) -> None:
+    owner = kit.running()
+    kit.pass_time(-60)
 
     owner.append(started())
 

@@ -337,9 +337,15 @@ class TurnLogMachine(RuleBasedStateMachine):
             return
         assert self.answer.cancel == model.cancel
         model.events += [event.event_type for event in events]
-        model.deadline = self.kit.now + LEASE_S * SECOND
+        self._renewed_by_append(model)
         if whole_step:
             model.lapses = 0
+
+    def _renewed_by_append(self, model: Model) -> None:
+        """An append renews a lease that has less than half of it left, or more than all."""
+        left, lease = model.deadline - self.kit.now, LEASE_S * SECOND
+        if not lease / 2 <= left <= lease:
+            model.deadline = self.kit.now + lease
 
     @operation(1, pick=OWNER)
     def append_whose_reply_is_lost(self, pick: Pick) -> None:
@@ -347,7 +353,7 @@ class TurnLogMachine(RuleBasedStateMachine):
         if self.outcome(owner) is None:
             self.kit.log.append(owner.batch(delta()))
             self.models[owner.ref].events.append("step_progress")
-            self.models[owner.ref].deadline = self.kit.now + LEASE_S * SECOND
+            self._renewed_by_append(self.models[owner.ref])
         with pytest.raises((TailMismatch, Fenced)) as doubt:
             self.kit.log.append(owner.batch(delta()))
         if isinstance(doubt.value, TailMismatch):

@@ -1,4 +1,4 @@
--- Shared by all scripts: the loader puts this file in front of each.
+-- Shared by all scripts: the loader puts in front of each what it uses of this, part by part. Blank lines part them.
 --
 -- Conventions
 --   ARGV[1] is always `now` in microseconds, or '' for the server's TIME (tests inject it).
@@ -13,7 +13,9 @@
 --   11 index of failed turns
 
 local TERMINAL = {completed = true, failed = true, canceled = true}
+
 local NOTICE_BYTES = 8192 -- every API process gets them, whether anybody there follows the turn or not
+
 local HINT_DELAY_US = 1000000 -- the publisher's own hint gets this long before the reaper repeats it
 
 local function now_us()
@@ -23,14 +25,12 @@ local function now_us()
 end
 
 local function int(value)
-  return string.format('%.0f', value)
+  return string.format('%d', value)
 end
 
 local function fields(key, ...)
-  local names = {...}
-  local values = redis.call('HMGET', key, ...)
-  local row = {}
-  for i, name in ipairs(names) do row[name] = values[i] end
+  local names, values, row = {...}, redis.call('HMGET', key, ...), {}
+  for i = 1, #names do row[names[i]] = values[i] end
   return row
 end
 
@@ -49,22 +49,22 @@ local function lease_end(turn, key, leases, member, now)
   return latest
 end
 
--- The id of a log's last event, '' where there is none.
-local function last_id(key)
-  local entry = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
-  return entry and entry[1] or ''
-end
-
 -- Appends one event; returns its line in a notice, false for one that lies in a blob.
 local function write_event(key, id, event_type, version, field, value)
   redis.call('XADD', key, id, 't', event_type, 'v', version, field, value)
   return field == 'p' and id .. ' ' .. event_type .. ' ' .. version .. ' ' .. value
 end
 
--- Appends `count` events that start at ARGV[first]; returns the last seq, and the news for `notify`: their lines, and the
--- id of the event before them.
-local function write_events(key, epoch, seq, first, count)
-  local news, suffix = {after = last_id(key)}, '-' .. int(epoch)
+-- The id of the log's last event, as far as the turn's hash tells. After a claim that wrote nothing it is an id that no
+-- log holds: then whoever follows the turn reads the log.
+local function last_id(turn)
+  return turn.last .. '-' .. turn.epoch
+end
+
+-- Appends `count` events that start at ARGV[first]; returns the last seq, and the news for `notify`: their lines, and
+-- `after`, the id of the event before them.
+local function write_events(key, epoch, seq, first, count, after)
+  local news, suffix = {after = after}, '-' .. int(epoch)
   for i = 1, count do
     local at = first + 4 * (i - 1)
     seq = seq + 1
@@ -78,7 +78,7 @@ end
 -- shared/log/notices.py takes it apart.
 local function notify(channel, member, news)
   local size = 0
-  for _, line in ipairs(news or {}) do size = size + (line and #line or math.huge) end
+  for i = 1, news and #news or 0 do size = size + (news[i] and #news[i] or math.huge) end
   if size == 0 or size > NOTICE_BYTES then
     redis.call('PUBLISH', channel, member)
   else

@@ -49,7 +49,7 @@ if kind ~= 'resumed' then
   local time_field = kind == 'start' and 'started_at' or 'recovered_at'
   local payload = '{"event_type":"' .. event_type .. '","turn_id":"' .. ARGV[2] .. '","attempt":' .. int(attempts)
     .. ',"' .. time_field .. '":"' .. ARGV[8] .. '"}'
-  local news = {after = last_id(KEYS[2])}
+  local news = {after = last_id(turn)}
   news[1] = write_event(KEYS[2], int(last) .. '-' .. int(epoch), event_type, ARGV[10], 'p', payload)
   redis.call('HSET', KEYS[1], 'written', int(now))
   notify(ARGV[9], ARGV[3], news)

@@ -25,7 +25,7 @@ if turn.cancel and status ~= 'canceled' then
   last = write_events(keys.events, turn.epoch, last, 13, 1)
   redis.call('ZADD', keys.ended, int(now), ARGV[3])
 else
-  last, news = write_events(keys.events, turn.epoch, tonumber(turn.last), 17, count)
+  last, news = write_events(keys.events, turn.epoch, tonumber(turn.last), 17, count, last_id(turn))
   redis.call('HSET', keys.turn, ARGV[11], ARGV[8])
   redis.call('PEXPIRE', keys.events, ARGV[10])
   clear_private(KEYS[12], status, ARGV[10])

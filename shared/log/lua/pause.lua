@@ -14,7 +14,7 @@ if turn.last ~= ARGV[4] or turn.plast ~= ARGV[5] then return {'TAIL', turn.last,
 if turn.cancel then return {'CANCEL'} end
 
 local now = now_us()
-local last, news = write_events(KEYS[2], turn.epoch, tonumber(turn.last), 10, tonumber(ARGV[9]))
+local last, news = write_events(KEYS[2], turn.epoch, tonumber(turn.last), 10, tonumber(ARGV[9]), last_id(turn))
 redis.call('HSET', KEYS[1], 'status', 'awaiting_input', 'last', int(last), 'pending', ARGV[6], 'paused_by', ARGV[3],
   'written', int(now))
 redis.call('HDEL', KEYS[1], 'token', 'deadline', 'worker', 'lapses')

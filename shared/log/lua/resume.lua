@@ -18,7 +18,7 @@ if not fits then return {'CALLS', turn.pending} end
 
 local now = now_us()
 local epoch = next_epoch(turn.epoch, now)
-local last, news = write_events(KEYS[2], epoch, tonumber(turn.last), 6, 1)
+local last, news = write_events(KEYS[2], epoch, tonumber(turn.last), 6, 1, last_id(turn))
 redis.call('HSET', KEYS[1], 'status', 'queued', 'epoch', int(epoch), 'last', int(last),
   answered, int(last), 'written', int(now))
 redis.call('HDEL', KEYS[1], 'pending', 'paused_by')
