@@ -1,5 +1,6 @@
 """gunicorn's gevent worker, with problem documents for what is no HTTP and with tails that end at a shutdown."""
 
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -8,6 +9,35 @@ from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseExc
 from gunicorn.workers.ggevent import GeventWorker
 
 from shared import garbage
+
+
+class HeldHead:
+    """A client's socket, for one answer: its head waits for the first piece of its body. gunicorn writes them one after
+    the other, which are two system calls and two packets."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._head: bytes | None = None
+        self._has_begun = False
+
+    def sendall(self, data: bytes) -> None:
+        if not self._has_begun and data.endswith(b"\r\n\r\n"):
+            self._has_begun, self._head = True, data
+        else:
+            self._client.sendall(self._take() + data)
+
+    def flush(self) -> None:
+        """Send the head of an answer without a body."""
+        if self._head is not None:
+            self._client.sendall(self._take())
+
+    def _take(self) -> bytes:
+        head, self._head = self._head, None
+        return head or b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
 
 _STATUS = {LimitRequestLine: 414, LimitRequestHeaders: 431}
 
@@ -20,6 +50,14 @@ class ApiWorker(GeventWorker):  # type: ignore[misc]
         gevent.spawn(self.wsgi.extensions["turnstone"].hints.warm)
         garbage.settle()
         super().run()
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        held = HeldHead(sock)
+        try:
+            return super().handle_request(listener_name, req, held, addr)
+        finally:
+            with suppress(OSError):  # a client that is gone is noticed at the next read
+                held.flush()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Asked to stop: gunicorn takes no new requests, and would wait in vain for tails to end by themselves."""

@@ -10,8 +10,8 @@ from shared.log.reader import LogReader, TurnRow
 from shared.log.sessions import Session, SessionStore
 
 _ID = re.compile(r"[a-z]+_\d{2}_[0-9a-z]+", re.ASCII)
-_AGENTS, _SESSIONS = 1000, 20_000
-"""How many are remembered: an agent's config takes some KB, a session's entry some hundred bytes."""
+_AGENTS = 1000
+"""How many are remembered. A config takes some KB."""
 
 
 class Lookup:
@@ -21,10 +21,8 @@ class Lookup:
         self._agents = agents
         self._sessions = sessions
         self._reader = reader
-        # A submit costs no reads for a session that is known: config and agent of a session never change, and
-        # the script that accepts a turn refuses a deleted session. What is not there is not remembered.
+        # A submit costs no reads: an agent's config never changes. What is not there is not remembered.
         self.known_agent = lru_cache(_AGENTS)(self.agent)
-        self._agent_of = lru_cache(_SESSIONS)(self._read_agent_of)
 
     def agent(self, tenant: str, agent_id: str) -> Agent:
         found = self._agents.get(tenant, agent_id)
@@ -39,11 +37,12 @@ class Lookup:
             raise no_session(agent_id, session_id)
         return found
 
-    def known_session(self, tenant: str, agent_id: str, session_id: str) -> SessionRef:
-        """Where the session lies; it may have been deleted since this process came to know it."""
-        if self._agent_of(tenant, session_id) != agent_id:
+    def place_of_session(self, tenant: str, agent_id: str, session_id: str) -> SessionRef:
+        """Where the session lies, if there is one: the script that accepts a turn looks."""
+        ref = SessionRef(tenant, session_id)
+        if not has_shard(ref):
             raise no_session(agent_id, session_id)
-        return SessionRef(tenant, session_id)
+        return ref
 
     def turn(self, tenant: str, agent_id: str, session_id: str, turn_id: str) -> TurnRef:
         """Where the turn lies. A turn of another session is none, and so is one of a deleted session."""
@@ -76,12 +75,6 @@ class Lookup:
     def _read(self, tenant: str, session_id: str) -> Session | None:
         ref = SessionRef(tenant, session_id)
         return self._sessions.get(ref) if has_shard(ref) else None
-
-    def _read_agent_of(self, tenant: str, session_id: str) -> str:
-        found = self._read(tenant, session_id)
-        if found is None:
-            raise NotFound("session", session_id, listing="GET /v1/agents/{agent_id}/sessions")
-        return found.agent_id
 
 
 def has_shard(ref: SessionRef | TurnRef) -> bool:

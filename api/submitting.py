@@ -43,7 +43,7 @@ class Submitted:
 def submit(services: Services, session: SessionRef, submission: Submission) -> Submitted:
     """Accept a turn and have a worker look at it. Raises InvalidRequest, NotFound, Conflict, QueueFull and Unavailable.
 
-    A session that is known costs one round trip to the store, and one to the broker.
+    It costs one round trip to the store, and one to the broker.
     """
     terms = _terms(services, submission.turn)
     config = _config(services, session.tenant, submission)

@@ -1,7 +1,7 @@
 """Connections to the store."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from shared.errors import StoreError
+from shared.round_trips import Command, RoundTrips
 
 _CONNECTIONS = 200
 """Per process. A thousand greenlets share them: each holds one for the time of a round trip only."""
@@ -19,7 +20,24 @@ _LOOK_AFTER_S = 0.05
 """Less than any server takes to come back, so that none of the connections to the one before is used again."""
 
 
-def connect(url: str, *, socket_timeout: float = 5, max_connections: int = _CONNECTIONS, **options: int) -> Redis:
+class Store(Redis):
+    """redis-py's client, and a quicker way for what is asked thousands of times a second."""
+
+    def __init__(self, pool: BlockingConnectionPool) -> None:
+        super().__init__(connection_pool=pool)
+        self._trips = RoundTrips(pool)
+
+    def together(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands, in one round trip with those of whoever else has some now.
+
+        Returns the replies as the server gives them; that of a refused command is its ResponseError. For what is
+        answered at once and in short: the next ones wait for it. Raises RedisError where what became of them is not
+        known.
+        """
+        return self._trips.send(commands)
+
+
+def connect(url: str, *, socket_timeout: float = 5, max_connections: int = _CONNECTIONS, **options: int) -> Store:
     """A client for writers and readers alike: no retries inside, because a script decides what a doubt means.
 
     A pool that is used up makes callers wait, and not fail. `options` are redis-py's own, for each connection.
@@ -35,7 +53,7 @@ def connect(url: str, *, socket_timeout: float = 5, max_connections: int = _CONN
         **options,
     )
     pool.connection_class = _looked_at_after_a_rest(pool.connection_class)
-    return Redis(connection_pool=pool)
+    return Store(pool)
 
 
 @cache

@@ -51,10 +51,10 @@ class StoreTrio:
     def __enter__(self) -> Self:
         try:
             self.primary = self._start("primary")
-            self._links = [StallingProxy(_port(self.primary)).__enter__() for _ in range(2)]
+            self._links = [StallingProxy(port_of(self.primary)).__enter__() for _ in range(2)]
             self.replicas = [self._start(f"replica-{i}", of=link.port) for i, link in enumerate(self._links, 1)]
             self.until_replicated()
-            self.address = Address(_port(self.primary)).__enter__()
+            self.address = Address(port_of(self.primary)).__enter__()
         except BaseException:
             self._end()
             raise
@@ -111,13 +111,13 @@ class StoreTrio:
             link.cut()
         promoted, follower = self.replicas
         promoted.execute_command("REPLICAOF", "NO", "ONE")
-        follower.execute_command("REPLICAOF", "127.0.0.1", _port(promoted))
+        follower.execute_command("REPLICAOF", "127.0.0.1", port_of(promoted))
         wait_for(
             lambda: int(_info(promoted).get("min_slaves_good_slaves", 0)) >= 1,
             "the promoted one has a replica and takes writes",
             seconds=DEADLINE_S,
         )
-        self.address.lead_to(_port(promoted))
+        self.address.lead_to(port_of(promoted))
         # One that was being connected at that moment is still led to the old primary.
         self.primary.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
@@ -165,7 +165,7 @@ class StoreTrio:
         shutil.rmtree(self._folder)
 
 
-def _port(client: Redis) -> int:
+def port_of(client: Redis) -> int:
     return int(client.connection_pool.connection_kwargs["port"])
 
 

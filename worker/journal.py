@@ -1,8 +1,9 @@
 """The journal: turns hand it events, one greenlet writes them for all of them (group commit).
 
 While a round trip is in flight the next batch gathers, so the first token leaves at once and batches grow with
-load. Text that goes on waits a little more for that of other turns: what a round trip, a notice and a wake-up cost is
-then shared. Text deltas of one step that wait together become one event; an event that has been sent is frozen.
+load. Text that goes on waits a little for that of other turns: what a round trip, a notice and a wake-up cost is then
+shared. So does the start of a reply, for its first token. Text deltas of one step that wait together become one event;
+an event that has been sent is frozen.
 
 What landed is kept for a while. Where a log ends before the place that its writer knows (the store has failed over to a
 replica that lagged), the batches behind its end are sent again: each is a whole script, so what survives ends with one,
@@ -19,7 +20,7 @@ import orjson
 from gevent.event import Event as Signal
 
 from shared.errors import LogError, StoreError, TailMismatch, Unwritable
-from shared.events import Event, Json, StepProgress
+from shared.events import Event, Json, StepProgress, StepStart
 from shared.fold import TurnState
 from shared.ids import TurnRef
 from shared.log.turn_log import Claim, TurnLog, Write, Written
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _PACE_S = 0.005
-"""How long after a round trip text that goes on waits for more. Nobody reads so fast that they would see it."""
+"""How long waits what can wait. Nobody reads so fast that they would see it."""
 _OBJECT_BYTES = 330
 """What an event takes in memory beside its JSON, and a batch: a token by itself is 770 bytes, as measured."""
 
@@ -72,7 +73,7 @@ class TurnWriter:
             raise self._lost
         # Here and not in the journal: what cannot be encoded must fail its own turn and no other.
         self._size += len(event.encode()) + _OBJECT_BYTES
-        if not (self._has_text and _is_text(event)):
+        if not self._can_wait(event):
             self._at_once = True
         self.state.apply(event)
         if self._pending and (merged := _merge(self._pending[-1], event)) is not None:
@@ -85,10 +86,11 @@ class TurnWriter:
         self._idle.clear()
         self._journal.wake(self, at_once=self._at_once)
 
-    @property
-    def _has_text(self) -> bool:
-        """Whether somebody can be reading the open step already."""
-        return self.state.open_step is not None and bool(self.state.open_step.text)
+    def _can_wait(self, event: Event) -> bool:
+        """Whether it is text that goes on, or the start of a reply. The first token is neither."""
+        if _is_text(event):
+            return self.state.open_step is not None and bool(self.state.open_step.text)
+        return isinstance(event, StepStart) and event.step_type == "inference"
 
     def note(self, kind: str, payload: Json) -> None:
         """Take a private record into the state and have it written, with the events around it or before them."""
@@ -214,7 +216,6 @@ class Journal:
         self._observer = observer or Observer()
         self._dirty: dict[TurnWriter, None] = {}
         self._at_once = Signal()
-        self._flushed_at = 0.0
         self._refused: set[TurnWriter] = set()
         self._outage = Outage("events wait")
         self._wake = Signal()
@@ -243,7 +244,7 @@ class Journal:
         failures = 0
         while True:
             self._wake.wait()
-            self._at_once.wait(max(0.0, self._flushed_at + _PACE_S - time.monotonic()))
+            self._at_once.wait(_PACE_S)
             self._wake.clear()
             self._at_once.clear()
             failures = 0 if self._flush() else failures + 1
@@ -265,11 +266,10 @@ class Journal:
                 self.wake(writer)
             return False
         self._outage.passed()
-        self._flushed_at = time.monotonic()
         self._observer.flushed(
             turns=len(batches),
             events=sum(len(write.events) for write in batches.values()),
-            seconds=self._flushed_at - begun,
+            seconds=time.monotonic() - begun,
         )
         refused = {}
         for writer, result in zip(batches, results, strict=True):

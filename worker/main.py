@@ -21,7 +21,7 @@ from shared.settings import LogSettings, Settings
 from worker.calls_runtime import CallsRuntime
 from worker.drain import Drain
 from worker.draining_consumer import DrainingConsumer
-from worker.hint_request import request_class
+from worker.hint_strategy import STRATEGY
 from worker.runtime import Runtime
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     app.conf.worker_consumer = partial(DrainingConsumer, drain=runtime.drain)
     # It announces its end on standard output, in a form of its own.
     celery_worker.safe_say = lambda *_: None
-    app.task(name=room.task, Request=request_class(app))(runtime.run)
+    app.task(name=room.task, Strategy=STRATEGY)(runtime.run)
     _wire(runtime)
     garbage.settle()
     app.worker_main(_arguments(settings))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import gevent
 from gevent.pool import Pool
-from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from shared.errors import StoreError
@@ -24,6 +23,7 @@ from shared.log.scripts import Call, Scripts
 from shared.log.sessions import SessionStore
 from shared.log.snapshots import pack
 from shared.log.turn_log import TurnLog
+from shared.redis_client import Store
 from worker.observer import Observer
 from worker.outage import Outage
 
@@ -68,7 +68,7 @@ class Reaper:
     def __init__(
         self,
         *,
-        client: Redis,
+        client: Store,
         keys: Keys,
         log: TurnLog,
         reader: LogReader,

@@ -65,7 +65,7 @@ def create_turn(path: SessionPath, body: types.CreateTurn, header: SubmitHeaders
     with server-sent events; `stream: false` waits until it has ended or waits for input. A client that goes away
     changes nothing for the turn. `multitask_strategy` says what becomes of the session's unfinished turns.
     """
-    session = services().lookup.known_session(tenant(), path.agent_id, path.session_id)
+    session = services().lookup.place_of_session(tenant(), path.agent_id, path.session_id)
     submission = Submission(
         agent_id=path.agent_id,
         turn=body,

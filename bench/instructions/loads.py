@@ -4,7 +4,7 @@ python -m bench.instructions.loads NAME TIMES
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 WORDS = [" word", " another", " longer-one", "."]
@@ -80,12 +80,14 @@ def journal(times: int) -> None:
 class _Store:
     """Answers `append` as the script does, to what redis-py would have sent."""
 
-    def execute_command(self, command: str, sha: str, keys: int, *args: Any) -> list[bytes]:
+    def together(self, commands: Sequence[Any]) -> list[list[Any]]:
         from hiredis import pack_command
 
-        pack_command((command, sha, keys, *args))
+        return [self._answer(*command) for command in commands if pack_command(command)]
+
+    def _answer(self, command: str, sha: str, keys: int, *args: Any) -> list[Any]:
         last, private_last, events = int(args[keys + 3]), int(args[keys + 4]), int(args[keys + 7])
-        return [b"OK", b"%d" % (last + events), b"%d" % private_last, b"0"]
+        return [b"OK", last + events, private_last, b"0"]
 
 
 def _entries(count: int) -> Iterator[Any]:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.errors import StoreError
@@ -14,6 +13,8 @@ from shared.ids import TurnRef
 from shared.log import snapshots
 from shared.log.blobs import BlobGone, BlobStore, RedisBlobs
 from shared.log.keys import Keys
+from shared.redis_client import Store
+from shared.round_trips import Command
 from shared.status import TurnStatus
 
 _END_OF_SEQ = 2**64 - 1
@@ -43,30 +44,41 @@ _ROW = ("status", "agent_id", "session_id", "attempts", "last", "retry_of", *sna
 class LogReader:
     """Reads logs and rows. One per process; safe to share. Raises StoreError like the writer."""
 
-    def __init__(self, *, client: Redis, keys: Keys, blobs: BlobStore | None = None) -> None:
+    def __init__(self, *, client: Store, keys: Keys, blobs: BlobStore | None = None) -> None:
         self._client = client
         self._keys = keys
         self._blobs = blobs or RedisBlobs(client=client, keys=keys)
 
     def row(self, ref: TurnRef) -> TurnRow | None:
         """The turn's row, or None where there is no such turn."""
-        return self.rows([ref])[0]
+        return self._row(ref, *self._together([self._row_command(ref)]))
 
     def row_in_session(self, ref: TurnRef) -> tuple[TurnRow | None, str | None]:
         """The turn's row, and its session's agent (None where there is no such session, or it is deleted), in one round
         trip."""
-        pipe = self._client.pipeline(transaction=False)
-        pipe.hmget(self._keys.turn(ref).turn, _ROW)
-        pipe.hmget(self._keys.session(ref.session).session, ("agent_id", "deleted"))
-        values, (agent_id, deleted) = _execute(pipe)
+        session = self._keys.session(ref.session).session
+        values, (agent_id, deleted) = self._together(
+            [self._row_command(ref), ("HMGET", session, "agent_id", "deleted")]
+        )
         return self._row(ref, values), None if deleted or agent_id is None else agent_id.decode()
 
     def rows(self, refs: Sequence[TurnRef]) -> list[TurnRow | None]:
-        """Rows in one round trip."""
+        """Rows in one round trip, and that not with others: with their snapshots they may be megabytes."""
         pipe = self._client.pipeline(transaction=False)
         for ref in refs:
             pipe.hmget(self._keys.turn(ref).turn, _ROW)
-        return [self._row(ref, values) for ref, values in zip(refs, _execute(pipe), strict=True)]
+        replies = _execute(pipe)
+        return [self._row(ref, values) for ref, values in zip(refs, replies, strict=True)]
+
+    def _row_command(self, ref: TurnRef) -> Command:
+        return ("HMGET", self._keys.turn(ref).turn, *_ROW)
+
+    def _together(self, commands: Sequence[Command]) -> list[Any]:
+        replies: list[Any] = _read(self._client.together, commands)
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                raise StoreError(f"The store cannot be read: {reply}") from reply
+        return replies
 
     def _row(self, ref: TurnRef, values: list[bytes | None]) -> TurnRow | None:
         status, agent_id, session_id, attempts, last, retry_of, *stored = values

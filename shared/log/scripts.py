@@ -8,10 +8,11 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
-from redis import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
 from shared.errors import StoreError
+from shared.redis_client import Store
+from shared.round_trips import Command
 
 Argument = str | bytes | int
 
@@ -50,7 +51,7 @@ class Scripts:
     redis-py's own registration asks `SCRIPT EXISTS` before each pipeline: a round trip on the hot path.
     """
 
-    def __init__(self, *, client: Redis, now_us: int | None = None) -> None:
+    def __init__(self, *, client: Store, now_us: int | None = None) -> None:
         self._client = client
         self.now_us = now_us
 
@@ -82,7 +83,7 @@ class Scripts:
         call = Call(script, keys, args)
         try:
             pipe = self._client.pipeline(transaction=False)
-            self._queue(pipe, call)
+            pipe.execute_command(*self._command(call))  # type: ignore[no-untyped-call]
             pipe.waitaof(1, 1, _REPLICATION_MS)
             _, (local, replicas) = pipe.execute()
         except (RedisError, OSError) as error:
@@ -91,25 +92,13 @@ class Scripts:
 
     def _send(self, calls: Sequence[Call]) -> list[Any]:
         try:
-            if len(calls) == 1:
-                return [self._send_one(calls[0])]
-            pipe = self._client.pipeline(transaction=False)
-            for call in calls:
-                self._queue(pipe, call)
-            return pipe.execute(raise_on_error=False)
+            return self._client.together([self._command(call) for call in calls])
         except (RedisError, OSError) as error:
             raise StoreError(f"The store cannot be reached: {error}") from error
 
-    def _send_one(self, call: Call) -> Any:
-        try:
-            return self._queue(self._client, call)
-        except ResponseError as error:
-            return error
-
-    def _queue(self, client: Redis, call: Call) -> Any:
+    def _command(self, call: Call) -> Command:
         now = "" if self.now_us is None else self.now_us
-        # Not by `evalsha`: its way to the same command costs as much as sending it.
-        return client.execute_command("EVALSHA", _source(call.script)[1], len(call.keys), *call.keys, now, *call.args)  # type: ignore[no-untyped-call]
+        return ("EVALSHA", _source(call.script)[1], len(call.keys), *call.keys, now, *call.args)
 
     def _load(self, name: str) -> None:
         try:

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from redis import Redis
-
 from shared.ids import SessionRef, TurnRef
 from shared.log.keys import Keys
 from shared.log.scripts import Scripts
 from shared.log.turn_log import TurnLog
-from shared.redis_client import translated
+from shared.redis_client import Store, translated
 
 SWEEP_DELAY_S = 60
 """How long the keys of a deleted session stay, so that tails see its turns end."""
@@ -48,7 +46,7 @@ class _Tomb:
 class SessionStore:
     """Creates, lists and removes sessions. One per process; raises StoreError like the log."""
 
-    def __init__(self, *, client: Redis, keys: Keys, log: TurnLog, now_us: int | None = None) -> None:
+    def __init__(self, *, client: Store, keys: Keys, log: TurnLog, now_us: int | None = None) -> None:
         self._client = client
         self._keys = keys
         self._log = log
@@ -78,7 +76,9 @@ class SessionStore:
 
     def get(self, ref: SessionRef) -> Session | None:
         """The session, or None where there is none or it is deleted."""
-        return self._get_many([ref])[0]
+        with translated():
+            (row,) = self._client.together([("HMGET", self._keys.session(ref).session, *_FIELDS)])
+        return _session(row)
 
     def of_agent(self, tenant: str, agent_id: str, *, start: int, count: int) -> list[Session]:
         """An agent's sessions, oldest first. `start` and `count` as in a slice."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
-from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.clock import now_iso
@@ -25,6 +24,7 @@ from shared.log.blobs import BlobStore, RedisBlobs
 from shared.log.keys import Keys
 from shared.log.reader import decode_entries, decode_private
 from shared.log.scripts import Argument, Call, Scripts
+from shared.redis_client import Store
 from shared.status import TurnStatus
 
 _SECOND_US = 1_000_000
@@ -122,7 +122,7 @@ class TurnLog:
     def __init__(
         self,
         *,
-        client: Redis,
+        client: Store,
         keys: Keys,
         blobs: BlobStore | None = None,
         lease_s: float = 15,
@@ -130,7 +130,7 @@ class TurnLog:
         input_timeout_s: float = 86400,
         events_ttl_s: float = 86400,
         durability: Durability = "none",
-        confirming: Redis | None = None,
+        confirming: Store | None = None,
         now_us: int | None = None,
     ) -> None:
         self._durability = durability

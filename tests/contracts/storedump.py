@@ -80,6 +80,11 @@ class Frozen:
     def xrange(self, key: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
         return [(entry_id.encode(), _pairs(fields)) for entry_id, fields in self._of(key, "stream")]
 
+    def together(self, commands: Sequence[Sequence[str]]) -> list[list[bytes | None]]:
+        """Reads of rows; what else is asked in this way would write."""
+        assert all(command[0] == "HMGET" for command in commands)
+        return [self.hmget(key, names) for _, key, *names in commands]
+
     def pipeline(self, transaction: bool = True) -> "Pipeline":
         return Pipeline(self)
 

@@ -126,6 +126,17 @@ def test_a_turn_of_a_session_that_is_not_there_is_refused_and_leaves_nothing(kit
     assert kit.everything() == []
 
 
+def test_a_turn_of_another_agents_session_is_refused_and_leaves_nothing(kit: LogKit) -> None:
+    session = kit.session(agent_id="agent_b")
+    before = kit.everything()
+
+    with pytest.raises(NotFound) as refusal:
+        kit.submit(kit.new_turn(session))
+
+    assert refusal.value.kind == "session"
+    assert kit.everything() == before
+
+
 def test_a_turn_of_a_deleted_session_is_refused(kit: LogKit) -> None:
     session = kit.session()
     kit.sessions.delete(session)

@@ -6,12 +6,13 @@ from typing import Any
 import orjson
 import pytest
 from logkit import LEASE_S, LogKit, Owner, delta, started, text_step
-from redis import Redis
 
 from shared.errors import Conflict, Fenced, InvalidRequest, NotFound
 from shared.ids import SessionRef, TurnRef
 from shared.log import scripts
 from shared.log.turn_log import Terms
+from shared.redis_client import Store
+from shared.round_trips import Command
 
 MAKING_WAY = ["interrupt", "rollback"]
 
@@ -428,14 +429,13 @@ def test_everything_happens_in_one_script(kit: LogKit, monkeypatch: pytest.Monke
     session = kit.session()
     owner = kit.running(session)
     sent: list[str] = []
-    plain = Redis.execute_command
+    plain = Store.together
 
-    def counted(self: Any, *args: Any, **options: Any) -> Any:
-        if args[0] == "EVALSHA":
-            sent.append(kit.status(owner.ref))
-        return plain(self, *args, **options)
+    def counted(self: Store, commands: Sequence[Command]) -> list[Any]:
+        sent.extend(kit.status(owner.ref) for command in commands if command[0] == "EVALSHA")
+        return plain(self, commands)
 
-    monkeypatch.setattr(Redis, "execute_command", counted)
+    monkeypatch.setattr(Store, "together", counted)
     kit.accept(session, terms=terms("interrupt"))
 
     assert sent == ["in_progress", "in_progress"], "the question, then the one script that does it all"

@@ -330,16 +330,16 @@ def test_a_submit_whose_reply_from_the_store_was_lost_is_answered_with_the_turn_
     session = api.session()
     api.turn(session)  # from now on the scripts are loaded, and the session is known
     client = api.services.log._scripts._client
-    reply_of, lost = client.execute_command, []
+    replies_of, lost = client.together, []
 
-    def lose_the_first(*command: Any, **options: Any) -> Any:
-        reply = reply_of(*command, **options)
-        if command[0] == "EVALSHA" and not lost:
-            lost.append(reply)
+    def lose_the_first(commands: Any) -> Any:
+        replies = replies_of(commands)
+        if commands[0][0] == "EVALSHA" and not lost:
+            lost.extend(replies)
             raise RedisConnectionError("the reply was lost")
-        return reply
+        return replies
 
-    client.execute_command = lose_the_first
+    client.together = lose_the_first
 
     answer = api.post(f"{session}/turn", HELLO)
 

@@ -120,10 +120,25 @@ def test_text_that_goes_on_waits_for_what_cannot_wait(bench: Bench, monkeypatch:
     gevent.sleep(0.05)
     waiting = bench.texts(one.ref)
     other.emit(started("s1"))
+    other.emit(delta("s1", "first"))
     settle(one)
 
     assert waiting == ["first"]
     assert bench.texts(one.ref) == ["first", " second third"]
+
+
+def test_the_start_of_a_reply_waits_for_its_first_token(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_PACE_S", 10**9)
+    writer = bench.writer()
+
+    writer.emit(started("s1"))
+    gevent.sleep(0.05)
+    early = list(bench.log.batches)
+    writer.emit(delta("s1", "first"))
+    settle(writer)
+
+    assert early == []
+    assert [event.event_type for event in bench.log.batches[0][0].events] == ["step_start", "step_progress"]
 
 
 @pytest.mark.parametrize("what", ["step", "note"])

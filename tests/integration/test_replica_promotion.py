@@ -18,7 +18,7 @@ from failoverkit import DEADLINE_S, InBackground, Reader, assert_tells
 from logkit import TERMINAL_TYPES, delta, started
 from redis.exceptions import RedisError
 from rooms import Rooms, is_healthy
-from storetrio import StoreTrio
+from storetrio import StoreTrio, port_of
 from turnkit import Bench, turn_bench
 from waiting import wait_for
 from werkzeug.test import TestResponse
@@ -30,6 +30,7 @@ from shared.ids import TurnRef, new_token
 from shared.log.keys import Keys
 from shared.log.reader import LogReader
 from shared.log.turn_log import NotClaimable, Write
+from shared.redis_client import connect
 from shared.registry import RegisteredModel, Registry
 from shared.runconfig import FrontConfig
 from worker.kept import Kept
@@ -268,8 +269,8 @@ def test_the_rooms_themselves_go_on_after_a_promotion(trio: StoreTrio, tmp_path:
             trio.promote()
             client.result()
 
-            reader = LogReader(client=trio.promoted, keys=Keys(rooms.key_prefix))
-            assert_tells(seen, reader, ref_of(turn))
+            with connect(f"redis://127.0.0.1:{port_of(trio.promoted)}") as store:
+                assert_tells(seen, LogReader(client=store, keys=Keys(rooms.key_prefix)), ref_of(turn))
             assert http.get(turn).json()["status"] == "completed"
             assert finished(http, submitted(http, "and another one"))["status"] == "completed"
 

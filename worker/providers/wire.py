@@ -8,25 +8,64 @@ Measured in µs of CPU per token, plain / under gevent, one chunk per token on l
 then tells the parser that the body has ended, so that the connection is used again.
 """
 
+import math
 import re
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 import httpcore
 
 READ_BYTES = 16_384
 MAX_HEAD_BYTES = 65_536
 MAX_SIZE_LINE_BYTES = 1_024
+_TIMER_S = 5.0
+"""Waits that are shorter have a timer of their own."""
+_WATCH_S = 1.0
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _SIZE_LINE = re.compile(rb"(?:\r\n)?([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
+class _Watch:
+    """Ends waits that last too long, looking once a second.
+
+    A timer for each token's wait, set and taken away, was a tenth of what reading it costs.
+    """
+
+    def __init__(self) -> None:
+        self._wires: WeakSet[Wire] = WeakSet()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, wire: "Wire") -> None:
+        with self._lock:
+            self._wires.add(wire)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="wire-watch", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_WATCH_S)
+            now = time.monotonic()
+            with self._lock:
+                overdue = [wire for wire in self._wires if wire.due <= now]
+            for wire in overdue:
+                wire.end_wait()
+
+
+_watch = _Watch()
+
+
 class Wire(httpcore.NetworkStream):
-    """A connection that ends each read of a response's head exactly where the head ends.
+    """A connection that ends each read of a response's head exactly where the head ends, and sends a request in one go.
 
     `patience` replaces the timeout that readers ask for, in seconds; it lasts until the next request. So the wait
     for a first token and for the next one may differ within one body.
@@ -35,7 +74,13 @@ class Wire(httpcore.NetworkStream):
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
         self._socket: socket.socket = stream.get_extra_info("socket")
+        self._is_plain = not isinstance(self._socket, ssl.SSLSocket)
+        self._is_overdue = False
+        self.due = math.inf
+        """When a wait is over that has no timer of its own."""
         self._socket_timeout: float | None = -1.0
+        self._unsent: list[bytes] = []
+        self._send_timeout: float | None = None
         self._held = b""
         self._in_head = True
         self.patience: float | None = None
@@ -43,6 +88,8 @@ class Wire(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         self.at_body = False
+        if self._unsent:
+            self._send()
         if self._in_head:
             return self._read_head(timeout)
         return self.take(timeout)
@@ -54,16 +101,30 @@ class Wire(httpcore.NetworkStream):
             return held
         if self.patience is not None:
             timeout = self.patience
+        if self._is_plain and timeout is not None and timeout >= _TIMER_S:
+            self.due = time.monotonic() + timeout
+            timeout = None
         try:
             # By the socket itself: httpcore's read sets the timeout each time and enters a context manager.
             if timeout != self._socket_timeout:
                 self._socket.settimeout(timeout)
                 self._socket_timeout = timeout
-            return self._socket.recv(READ_BYTES)
+                _watch.add(self)
+            data = self._socket.recv(READ_BYTES)
+            if self._is_overdue:
+                raise TimeoutError
+            self.due = math.inf
+            return data
         except TimeoutError as error:
             raise httpcore.ReadTimeout(error) from error
         except OSError as error:
             raise httpcore.ReadError(error) from error
+
+    def end_wait(self) -> None:
+        """Have the reader that waits too long raise ReadTimeout. The connection is of no use any more."""
+        self._is_overdue = True
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def give_back(self, data: bytes) -> None:
         """Let the next read return `data`."""
@@ -71,11 +132,19 @@ class Wire(httpcore.NetworkStream):
         self._in_head = False
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Keep it until the answer is read: head and body would else be two system calls, and two packets."""
         self._held = b""
         self._in_head = True
         self.patience = None
+        self._unsent.append(buffer)
+        self._send_timeout = timeout
+
+    def _send(self) -> None:
+        request, self._unsent = b"".join(self._unsent), []
         self._socket_timeout = -1.0
-        self._stream.write(buffer, timeout)
+        # A server may have answered before it had read all, and closed.
+        with suppress(httpcore.WriteError):
+            self._stream.write(request, self._send_timeout)
 
     def close(self) -> None:
         self._stream.close()
@@ -84,7 +153,7 @@ class Wire(httpcore.NetworkStream):
         return Wire(self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
-        if info == "is_readable" and not isinstance(self._socket, ssl.SSLSocket):
+        if info == "is_readable" and self._is_plain:
             return self._is_readable()
         return self._stream.get_extra_info(info)
 

@@ -12,7 +12,7 @@
 --       18 '1' where no new turn is to be taken: as many wait as may
 --       19.. event (4)  23.. private record (3)  26.. of each turn that is to make way: id, canceled event (4)
 -- Returns  {'ACCEPTED', turn id, '1' if it is the head}  {'REPEATED', turn id of the first time}
---          {'MISMATCH'} same idempotency key, other body  {'NO_SESSION'}
+--          {'MISMATCH'} same idempotency key, other body  {'NO_SESSION'} also where it is another agent's
 --          {'BUSY', turn id} refused: that one has not ended  {'FULL'} refused: see ARGV[18]
 --          {'MAKE_WAY', turn ids…} the session's unfinished turns are these: call again, with all of them
 -- A turn that was rolled back stays in its session's index with half a number more than its ordinal: it is still found
@@ -25,9 +25,9 @@ local index, scope = KEYS[13], KEYS[15]
 local now = now_us()
 local turn_id, member = ARGV[2], ARGV[3]
 local session = fields(keys.session, 'session_id', 'deleted', 'latest_turn', 'latest_digest', 'latest_us',
-  'multitask_strategy')
+  'multitask_strategy', 'agent_id')
 if redis.call('EXISTS', keys.turn) == 1 then return {'REPEATED', turn_id} end
-if not session.session_id or session.deleted then return {'NO_SESSION'} end
+if not session.session_id or session.deleted or session.agent_id ~= ARGV[6] then return {'NO_SESSION'} end
 if ARGV[8] == '1' then
   local first = redis.call('HMGET', scope, 'turn_id', 'digest')
   if first[1] then
