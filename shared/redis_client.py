@@ -25,7 +25,11 @@ class Store(Redis):
 
     def __init__(self, pool: BlockingConnectionPool) -> None:
         super().__init__(connection_pool=pool)
-        self._trips = RoundTrips(pool)
+        self._trips = RoundTrips(lambda: pool.connection_class(**pool.connection_kwargs))
+
+    def close(self) -> None:
+        self._trips.close()
+        super().close()
 
     def together(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands, in one round trip with those of whoever else has some now.

@@ -5,14 +5,15 @@ Alone it is what redis-py does, without the layers above its connections, which 
 more greenlets ask at once, the fewer system calls each of them costs.
 """
 
+import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis.connection import BlockingConnectionPool
+from hiredis import pack_command
 from redis.exceptions import ConnectionError as NoConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as NoAnswer
 
 Command = Sequence[str | bytes | int | float]
@@ -35,10 +36,12 @@ class _Load:
 
 
 class RoundTrips:
-    """Safe to share between greenlets or threads. Each trip takes a connection of the pool."""
+    """Safe to share between greenlets or threads. `connect` makes the connection, one of redis-py's, which is kept."""
 
-    def __init__(self, pool: BlockingConnectionPool) -> None:
-        self._pool = pool
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._connection: Any = None
+        self._pid = 0
         self._lock = threading.Lock()
         self._is_under_way = False
         self._waiting: deque[_Load] = deque()
@@ -94,19 +97,35 @@ class RoundTrips:
                 other.signal.set()
 
     def _travel(self, loads: Sequence[_Load]) -> None:
-        pool: Any = self._pool
-        connection = pool.get_connection()
+        connection = self._connected()
         is_whole = False
         try:
-            packed = connection.pack_commands([command for load in loads for command in load.commands])
-            connection.send_packed_command(packed)
+            packed = b"".join([pack_command(tuple(command)) for load in loads for command in load.commands])  # type: ignore[arg-type]
+            connection.send_packed_command([packed])
             for load in loads:
                 load.replies = [_reply(connection) for _ in load.commands]
             is_whole = True
         finally:
             if not is_whole:
                 connection.disconnect()
-            pool.release(connection)
+
+    def _connected(self) -> Any:
+        if self._pid != os.getpid():  # a fork must not share it
+            self._connection, self._pid = self._connect(), os.getpid()
+        connection = self._connection
+        try:
+            if connection.is_connected and connection.can_read():  # its end: the server has gone
+                connection.disconnect()
+        except (RedisError, OSError):
+            connection.disconnect()
+        if not connection.is_connected:
+            connection.connect()
+        return connection
+
+    def close(self) -> None:
+        """Give the connection up; the next trip makes another one."""
+        if self._connection is not None:
+            self._connection.disconnect()
 
     def _fail(self, loads: Sequence[_Load], error: Exception) -> None:
         for load in loads:
