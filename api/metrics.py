@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
+from functools import cache
 
 from flask import Flask, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
@@ -49,12 +50,18 @@ class ApiMetrics:
             registry=self.registry,
         )  # fmt: skip
 
+        # The library looks them up under a lock, each time.
+        self._of_route = cache(
+            lambda method, route, status: (self._requests.labels(method, route, status), self._seconds.labels(route))
+        )
+
     def answered(self, response: Response, seconds: float) -> None:
         """A view has answered; a stream is only beginning."""
         route = request.url_rule.rule if request.url_rule is not None else "none"
         method = request.method if request.method in _METHODS else "other"
-        self._requests.labels(method, route, response.status_code).inc()
-        self._seconds.labels(route).observe(seconds)
+        requests, duration = self._of_route(method, route, response.status_code)
+        requests.inc()
+        duration.observe(seconds)
         if (method, route) == SUBMIT and response.status_code < 300:
             self._submitted.labels("repeated" if "Idempotent-Replayed" in response.headers else "new").inc()
         # A HEAD request gets no body, and so nothing that is closed.

@@ -41,6 +41,7 @@ class Sizes:
     transcript: int = 1000
     stored: int = 10
     durabilities: tuple[str, ...] = ("none", "fsync")
+    api_processes: tuple[int, ...] = (1, 2)
     shapes: tuple[tuple[int, int], ...] = ((1, 1), (2, 1), (2, 2))
 
 
@@ -74,6 +75,7 @@ SMOKE = Sizes(
     share_stack=True,
     share_always=True,
     durabilities=("none",),
+    api_processes=(1,),
     warm=4,
     alone=2,
     fifty=4,

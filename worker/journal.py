@@ -38,6 +38,8 @@ _PACE_S = 0.005
 """How long waits what can wait. Nobody reads so fast that they would see it."""
 _OBJECT_BYTES = 330
 """What an event takes in memory beside its JSON, and a batch: a token by itself is 770 bytes, as measured."""
+_TEXT_BYTES = _OBJECT_BYTES + 108
+"""The same for a piece of text, with the JSON around it: not to be encoded twice."""
 
 
 class TurnWriter:
@@ -71,8 +73,7 @@ class TurnWriter:
         """Take the event into the state and have it written."""
         if self._lost is not None:
             raise self._lost
-        # Here and not in the journal: what cannot be encoded must fail its own turn and no other.
-        self._size += len(event.encode()) + _OBJECT_BYTES
+        self._size += _size_of(event)
         if not self._can_wait(event):
             self._at_once = True
         self.state.apply(event)
@@ -297,6 +298,14 @@ class Journal:
 def _end_of(write: Write) -> tuple[int, int]:
     """Where the log ends once a batch is in it."""
     return write.last + len(write.events), write.private_last + len(write.private)
+
+
+def _size_of(event: Event) -> int:
+    """What it takes in memory. Raises TypeError for what cannot be encoded: it must fail its own turn, here, and not the
+    journal later on."""
+    if isinstance(event, StepProgress) and event.delta["type"] == "text":
+        return len(orjson.dumps(event.delta["text"])) + _TEXT_BYTES
+    return len(event.encode()) + _OBJECT_BYTES
 
 
 def _is_text(event: Event) -> bool:

@@ -46,6 +46,8 @@ _ENTRIES_PER_STREAM = 500
 _BUFFER_ENTRIES = 1000
 """Per client. One that is slower is not buffered for: it reads the log itself when it comes back."""
 _PAGE = 500
+_FIRST_PAGE = 64
+"""Most tails begin with a turn that has hardly begun."""
 
 
 class HubClosed(Exception):
@@ -208,11 +210,11 @@ class TailHub:
         with self._join(ref, after) as subscription:
             cursor = after
             while True:
-                full = True
+                full, count = True, _FIRST_PAGE
                 while full:
-                    page = read_from(self._reader, ref, cursor, count=_PAGE)
+                    page = read_from(self._reader, ref, cursor, count=count)
                     # A page that is not full was the last one: what came since then is in the subscription.
-                    full = len(page) == _PAGE
+                    full, count = len(page) == count, _PAGE
                     fresh = page if cursor.seq == 0 else page[1:]
                     cursor = subscription.position = Cursor.at(page[-1])
                     if fresh:

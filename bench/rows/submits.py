@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from itertools import product
 from pathlib import Path
 
 from bench.context import Context
@@ -18,31 +19,34 @@ WRITE_BYTES = 4096
 
 
 async def measure(context: Context) -> None:
-    """Without and with durability. API and store by themselves: their worker has been stopped; then with it."""
+    """Without and with durability, on one API process and on one per core. API and store by themselves: their worker has
+    been stopped; then with it."""
     section = context.results.section(TITLE)
-    for durability in context.sizes.durabilities:
-        goal = Goal(at_least=1000) if durability == "none" else None
+    for durability, processes in product(context.sizes.durabilities, context.sizes.api_processes):
+        goal = Goal(at_least=1000) if durability == "none" and processes == max(context.sizes.api_processes) else None
+        how = f"durability {durability}, {processes} API process{'es' if processes > 1 else ''}"
         try:
-            with context.stack(Shape(durability=durability), leaves_turns=True) as stack:
+            with context.stack(Shape(durability=durability, api_processes=processes), leaves_turns=True) as stack:
                 ours = Turnstone(stack)
                 await _submits(ours, 0.1)
                 await context.settle(ours)
-                if durability == "none":
+                if durability == "none" and processes == 1:
                     for _ in range(context.sizes.repeats):
                         rate = await _submits(ours, context.sizes.submit_s)
-                        section.figure("durability none, while one worker runs them", "202/s").add(OURS, rate)
+                        section.figure(f"{how}, while one worker runs them", "202/s").add(OURS, rate)
                         await context.settle(ours)
                 for worker in stack.workers:
                     worker.suspend()
                 for _ in range(context.sizes.repeats):
                     rate = await _submits(ours, context.sizes.submit_s)
-                    section.figure(f"durability {durability}", "202/s", goal).add(OURS, rate)
+                    section.figure(how, "202/s", goal).add(OURS, rate)
                 for worker in stack.workers:
                     worker.resume()
-                _note_disk(context, stack.processes.folder / "data")
+                if processes == 1:
+                    _note_disk(context, stack.processes.folder / "data")
         except RuntimeError as error:
-            section.note(f"durability {durability} could not be measured: {str(error)[-300:]}")
-        context.say(f"submits with durability {durability}")
+            section.note(f"{how} could not be measured: {str(error)[-300:]}")
+        context.say(f"submits: {how}")
 
 
 async def _submits(ours: Turnstone, seconds: float) -> float:

@@ -12,12 +12,15 @@ from shared.ids import SHARDS, SessionRef, TurnRef
 
 @dataclass(frozen=True, slots=True)
 class TurnKeys:
-    """Keys of one turn."""
+    """Keys of one turn, and what else each of its batches names: its shard's leases and channel, and the turn there."""
 
     turn: str
     events: str
     private: str
     blobs: str
+    leases: str
+    channel: str
+    member: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,16 @@ class Keys:
 @lru_cache(4096)
 def _turn_keys(prefix: str, ref: TurnRef) -> TurnKeys:
     base = f"{prefix}:{{s{ref.shard:02d}}}:{ref.tenant}:turn:{ref.turn_id}"
-    return TurnKeys(base, f"{base}:events", f"{base}:private", f"{base}:blobs")
+    shard = _shard_keys(prefix, ref.shard)
+    return TurnKeys(
+        turn=base,
+        events=f"{base}:events",
+        private=f"{base}:private",
+        blobs=f"{base}:blobs",
+        leases=shard.leases,
+        channel=shard.channel,
+        member=ref.member,
+    )
 
 
 @lru_cache(SHARDS * 16)

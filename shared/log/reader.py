@@ -21,6 +21,8 @@ _END_OF_SEQ = 2**64 - 1
 """`XRANGE (N` alone would return entry N again with a higher epoch: to read after seq N, name its last id."""
 
 _PAGE = 1000
+_FEW = 64
+"""Entries that are read in a round trip with others; more may be so much that the others would wait."""
 
 Value = bytes | None
 
@@ -73,6 +75,12 @@ class LogReader:
     def _row_command(self, ref: TurnRef) -> Command:
         return ("HMGET", self._keys.turn(ref).turn, *_ROW)
 
+    def _alone(self, commands: Sequence[Command]) -> list[Any]:
+        pipe = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+        return _execute(pipe)
+
     def _together(self, commands: Sequence[Command]) -> list[Any]:
         replies: list[Any] = _read(self._client.together, commands)
         for reply in replies:
@@ -117,10 +125,11 @@ class LogReader:
 
     def entries_many(self, cursors: Sequence[tuple[TurnRef, int]], *, count: int) -> list[list[Entry]]:
         """Entries after each (turn, seq), in one round trip."""
-        pipe = self._client.pipeline(transaction=False)
-        for ref, after in cursors:
-            pipe.xrange(self._keys.turn(ref).events, f"({after}-{_END_OF_SEQ}", "+", count=count)
-        replies = _execute(pipe)
+        commands: list[Command] = [
+            ("XRANGE", self._keys.turn(ref).events, f"({after}-{_END_OF_SEQ}", "+", "COUNT", count)
+            for ref, after in cursors
+        ]
+        replies = self._together(commands) if len(cursors) * count <= _FEW else self._alone(commands)
         return [decode_entries(ref, reply, self._blobs) for (ref, _), reply in zip(cursors, replies, strict=True)]
 
     def all_entries(self, ref: TurnRef, *, upto: int | None = None) -> Iterator[Entry]:

@@ -275,14 +275,14 @@ class TurnLog:
         return [self._written(write, reply) for write, reply in zip(writes, replies, strict=True)]
 
     def _append_call(self, write: Write) -> Call:
-        ref, turn, shard = write.ref, self._keys.turn(write.ref), self._keys.shard(write.ref.shard)
+        ref, turn = write.ref, self._keys.turn(write.ref)
         private: list[Argument] = []
         for kind, payload in write.private:
             private += [kind, *self._blobs.store(ref, payload)]
         return Call(
             "append",
-            [turn.turn, turn.events, turn.private, shard.leases],
-            [ref.member, write.token, write.last, write.private_last, self._lease_us, shard.channel,
+            [turn.turn, turn.events, turn.private, turn.leases],
+            [turn.member, write.token, write.last, write.private_last, self._lease_us, turn.channel,
              len(write.events), len(write.private), *self._event_args(ref, write.events), *private],
         )  # fmt: skip
 
