@@ -1,7 +1,7 @@
 """The application: routes, problems, and the OpenAPI document at /openapi/openapi.json with its page at /openapi."""
 
 import re
-import uuid
+import secrets
 from functools import partial
 from importlib.metadata import version
 
@@ -54,15 +54,16 @@ def create_app(services: Services) -> OpenAPI:
 
 def _screen() -> None:
     """Name the request and its tenant, and refuse what no route takes."""
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    path, query, environ = request.path, request.query_string, request.environ  # each `request` is a lookup of its own
+    given = environ.get("HTTP_X_REQUEST_ID", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
     ring: KeyRing = current_app.extensions[EXTENSION].key_ring
     logs.bind(request=g.request_id, turn=(request.view_args or {}).get("turn_id"))
-    if not is_open(request.path):
-        g.tenant = ring.tenant(request.headers.get("Authorization"))
-    if "\0" in request.path or b"%00" in request.query_string or b"\0" in request.query_string:
+    if not is_open(path):
+        g.tenant = ring.tenant(environ.get("HTTP_AUTHORIZATION"))
+    if "\0" in path or b"%00" in query or b"\0" in query:
         raise InvalidRequest("The URL holds the character NUL. Remove it.", code="nul_character")
-    if "X-LlamaStack-Provider-Data" in request.headers:
+    if "HTTP_X_LLAMASTACK_PROVIDER_DATA" in environ:
         raise InvalidRequest(
             "Keys per request are never taken: the operator gives each provider its credentials in the run config."
             " Leave the header X-LlamaStack-Provider-Data out.",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
 from flask import Response, current_app, g, request
@@ -140,9 +140,9 @@ class Routes(APIBlueprint):
             if path is not None:
                 given["path"] = path.model_construct(**values)  # any text is an id; whether it exists is seen later
             if query is not None:
-                given["query"] = validate(query, _known(query, request.args))
+                given["query"] = _validated(query, request.args)
             if header is not None:
-                given["header"] = validate(header, _known(header, request.headers))
+                given["header"] = _validated(header, request.headers)
             if body is not None:
                 g.body = {} if _may_be_absent(body) and is_empty() else read_object()
                 given["body"] = validate(body, g.body)
@@ -157,9 +157,21 @@ def _may_be_absent(body: type[BaseModel]) -> bool:
     return not config.get("openapi_extra", {}).get("required", True)
 
 
-def _known(model: type[BaseModel], values: Mapping[str, str] | Headers) -> dict[str, str]:
-    names = [info.alias or name for name, info in model.model_fields.items()]
-    return {name: values[name] for name in names if name in values}
+def _validated(model: type[BaseModel], values: Mapping[str, str] | Headers) -> BaseModel:
+    """What a request says of the model's fields, which may all be left out."""
+    known = {name: values[name] for name in _names(model) if name in values}
+    return validate(model, known) if known else _default(model)
+
+
+@cache
+def _names(model: type[BaseModel]) -> tuple[str, ...]:
+    return tuple(info.alias or name for name, info in model.model_fields.items())
+
+
+@cache
+def _default(model: type[BaseModel]) -> BaseModel:
+    """One for all requests that say nothing: nobody changes it."""
+    return validate(model, {})
 
 
 def problem_answer(status: int) -> Json:

@@ -29,6 +29,8 @@ class Served:
         kept = self._kept.get(tenant)
         if kept is not None and not fresh and time.monotonic() - kept[0] < self._kept_s:
             return kept[1]
+        if kept is not None:
+            self._kept[tenant] = (time.monotonic(), kept[1])  # while one request reads it, others make do with this
         listed = self._store.read()
         if listed is None:
             raise Unavailable(

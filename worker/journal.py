@@ -301,7 +301,7 @@ def _end_of(write: Write) -> tuple[int, int]:
 
 
 def _size_of(event: Event) -> int:
-    """What it takes in memory. Raises TypeError for what cannot be encoded: it must fail its own turn, here, and not the
+    """What it takes in memory. Raises TypeError for what cannot be encoded: here it fails its own turn, and not the
     journal later on."""
     if isinstance(event, StepProgress) and event.delta["type"] == "text":
         return len(orjson.dumps(event.delta["text"])) + _TEXT_BYTES

@@ -19,8 +19,8 @@ WRITE_BYTES = 4096
 
 
 async def measure(context: Context) -> None:
-    """Without and with durability, on one API process and on one per core. API and store by themselves: their worker has
-    been stopped; then with it."""
+    """Without and with durability, on one API process and on two. API and store by themselves, their worker has been
+    stopped; and with it."""
     section = context.results.section(TITLE)
     for durability, processes in product(context.sizes.durabilities, context.sizes.api_processes):
         goal = Goal(at_least=1000) if durability == "none" and processes == max(context.sizes.api_processes) else None
