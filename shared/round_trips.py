@@ -25,10 +25,12 @@ _MOST = 256
 class _Load:
     """What one caller sends. `leads` once it is its turn to travel; `replies` or `error` once it is over."""
 
-    __slots__ = ("commands", "error", "leads", "replies", "signal")
+    __slots__ = ("count", "error", "leads", "packed", "replies", "signal")
 
     def __init__(self, commands: Sequence[Command]) -> None:
-        self.commands = commands
+        # Here, and not on the way: what cannot be packed fails its own caller.
+        self.packed = b"".join([pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]
+        self.count = len(commands)
         self.replies: list[Any] | None = None
         self.error: Exception | None = None
         self.leads = False
@@ -100,10 +102,9 @@ class RoundTrips:
         connection = self._connected()
         is_whole = False
         try:
-            packed = b"".join([pack_command(tuple(command)) for load in loads for command in load.commands])  # type: ignore[arg-type]
-            connection.send_packed_command([packed])
+            connection.send_packed_command([b"".join([load.packed for load in loads])])
             for load in loads:
-                load.replies = [_reply(connection) for _ in load.commands]
+                load.replies = [_reply(connection) for _ in range(load.count)]
             is_whole = True
         finally:
             if not is_whole:

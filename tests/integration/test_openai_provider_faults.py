@@ -8,6 +8,7 @@ import pytest
 from fake_upstream import Failure, FakeUpstream, Raw, Reply, Stream, chunk, chunks, event, text
 
 from shared.errors import ProviderError
+from worker.providers import wire
 from worker.providers.inference import ChatRequest, Delta, TextDelta
 from worker.providers.openai import OpenAIInference
 from worker.providers.openai_config import OpenAIConfig
@@ -198,6 +199,16 @@ def test_an_answer_given_up_with_a_proper_last_word_is_no_answer(upstream: FakeU
     assert fault(one).code == "provider_interrupted"
 
 
+@pytest.fixture(params=["timer", "watch"])
+def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends a wait: a timer of its own, as for short ones, or the watch over all connections."""
+    if request.param == "watch":
+        monkeypatch.setattr(wire, "_TIMER_S", 0.0)
+        monkeypatch.setattr(wire, "_WATCH_S", 0.05)
+        monkeypatch.setattr(wire, "_watch", wire._Watch())
+
+
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("reply", [Stream(pieces=[], hang_before_head=True), chunks(end="hang")])
 def test_a_first_token_that_does_not_come(upstream: FakeUpstream, reply: Reply) -> None:
     upstream.script(reply)
@@ -208,6 +219,7 @@ def test_a_first_token_that_does_not_come(upstream: FakeUpstream, reply: Reply) 
     upstream.wait_for(lambda: upstream.hangups == 1)
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("chunked", [True, False])
 def test_a_silence_between_tokens(upstream: FakeUpstream, chunked: bool) -> None:
     upstream.script(text("Hel", end="hang", chunked=chunked))

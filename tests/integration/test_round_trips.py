@@ -74,6 +74,18 @@ def test_a_refused_command_is_an_error_of_its_own_caller(store: Store, key_prefi
     assert right.result() == [b"fine"]
 
 
+def test_what_cannot_be_sent_fails_its_caller_and_nobody_else(store: Store, key_prefix: str) -> None:
+    waits = blocked(store, key_prefix, 0.3)
+
+    with ThreadPoolExecutor(2) as pool:
+        wrong = pool.submit(store.together, [("ECHO", "\ud800")])
+        right = pool.submit(store.together, [("ECHO", "fine")])
+
+    waits.join()
+    assert isinstance(wrong.exception(), UnicodeError)
+    assert right.result() == [b"fine"]
+
+
 def test_who_waited_behind_a_cut_connection_goes_on_with_another(store: Store, redis_url: str, key_prefix: str) -> None:
     waits = blocked(store, key_prefix, 0.4)
     with ThreadPoolExecutor(5) as pool, connect(redis_url) as killer:
