@@ -33,7 +33,10 @@ _FENCE: dict[str, list[Edit]] = {
 }
 _TAIL: dict[str, list[Edit]] = {"append": [(_POSITION.format(4, 5), "")]}
 _RENEW: dict[str, list[Edit]] = {
-    "append": [("'deadline', deadline", "'renewed', deadline"), ("redis.call('ZADD', KEYS[4], deadline, ARGV[2])", "")],
+    "append": [
+        ("'deadline', int(now + lease)", "'renewed', int(now + lease)"),
+        ("redis.call('ZADD', KEYS[4], int(now + lease), ARGV[2])", ""),
+    ],
     "renew": [("'deadline', deadline", "'renewed', deadline"), ("redis.call('ZADD', KEYS[2], deadline, ARGV[2])", "")],
 }
 EDITS: dict[str, dict[str, list[Edit]]] = {"fence": _FENCE, "tail": _TAIL, "renew": _RENEW, "reap": {}}

@@ -25,7 +25,7 @@ from worker.providers.inference import ChatRequest, TextDelta
 from worker.providers.openai import OpenAIInference
 from worker.providers.openai_config import OpenAIConfig
 
-config = OpenAIConfig(url=sys.argv[1], token_timeout_s=0.5, max_retries=0)
+config = OpenAIConfig(url=sys.argv[1], token_timeout_s=2, max_retries=0)
 provider = OpenAIInference(provider_id="big", config=config)
 
 def ask(words):
