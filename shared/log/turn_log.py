@@ -183,7 +183,7 @@ class TurnLog:
         if reply[0] == b"FULL":
             self._blobs.delete(ref)
             raise QueueFull(terms.refusal)
-        return self._accepted(ref, reply)
+        return self._accepted(ref, event.agent_id, reply)
 
     def _ways(self, turns: Sequence[TurnRef]) -> list[str]:
         return [key for turn in map(self._keys.turn, turns) for key in (turn.turn, turn.events)]
@@ -204,7 +204,7 @@ class TurnLog:
             return True
         return self._confirming.call_replicated("touch", [self._keys.turn(ref).turn], [])
 
-    def _accepted(self, ref: TurnRef, reply: list[bytes]) -> Accepted:
+    def _accepted(self, ref: TurnRef, agent_id: str, reply: list[bytes]) -> Accepted:
         outcome = reply[0]
         if outcome == b"ACCEPTED":
             return Accepted(turn_id=ref.turn_id, repeated=False, is_head=reply[2] == b"1")
@@ -225,7 +225,7 @@ class TurnLog:
                 param="Idempotency-Key",
                 code="idempotency_key_reused",
             )
-        raise NotFound("session", ref.session_id, listing="GET /v1/agents/{agent_id}/sessions")
+        raise NotFound("session", ref.session_id, listing=f"GET /v1/agents/{agent_id}/sessions")
 
     def claim(self, ref: TurnRef, *, token: str, worker: str, claimed_at: str | None = None) -> Claim:
         """Become the turn's owner, or raise NotClaimable with the reason.
