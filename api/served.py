@@ -33,6 +33,7 @@ class Served:
             self._kept[tenant] = (time.monotonic(), kept[1])  # while one request reads it, others make do with this
         listed = self._store.read()
         if listed is None:
+            self._kept.pop(tenant, None)
             raise Unavailable(
                 "No worker with this run config has reported what its providers serve. Try again when one is up.",
                 code="no_workers",

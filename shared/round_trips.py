@@ -90,7 +90,7 @@ class RoundTrips:
             self._fail([mine, *others], error)
         except Exception as error:
             self._fail([mine, *others], error)
-        except BaseException:
+        except BaseException:  # killed on the way
             self._fail(others, NoConnection("the round trip was broken off"))
             raise
         finally:

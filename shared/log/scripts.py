@@ -34,7 +34,7 @@ class Call:
 def _source(name: str) -> tuple[str, str]:
     """The script behind what it uses of the shared part, and the SHA1 that Redis knows it by.
 
-    What it does not use is left out: each call makes every function anew, which was a tenth of what `append` costs.
+    What it does not use is left out: each call makes every function anew, which was an eighth of what `append` costs.
     """
     folder = files("shared.log").joinpath("lua")
     text = folder.joinpath(f"{name}.lua").read_text()

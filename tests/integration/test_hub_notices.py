@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 from apikit import Api
-from failoverkit import DEADLINE_S
+from failoverkit import DEADLINE_S, Reader
 from redis import Redis
 from test_lost_stories import Story
 from waiting import wait_for
@@ -54,14 +54,17 @@ def until_heard(api: Api, client: Redis, keys: Keys) -> None:
     wait_for(lambda: client.pubsub_numsub(channel)[0][1] > 0, "the hub listens", seconds=DEADLINE_S)
 
 
-def test_events_come_with_their_notices_and_are_not_read(
-    story: Story, api: Api, client: Redis, key_prefix: str, reads: list[int]
-) -> None:
+@pytest.fixture
+def tail(story: Story, api: Api, client: Redis, key_prefix: str, reads: list[int]) -> Reader:
+    """One that has read all there is, and hears of what comes; what it has read so far does not count."""
     tail = story.tail()
     tail.wait_for_last(story.last_id)
     until_heard(api, client, Keys(key_prefix))
     reads.clear()
+    return tail
 
+
+def test_events_come_with_their_notices_and_are_not_read(story: Story, tail: Reader, reads: list[int]) -> None:
     for number in range(20):
         story.owner.say(f"word {number}")
         tail.wait_for_last(story.last_id)
@@ -71,14 +74,7 @@ def test_events_come_with_their_notices_and_are_not_read(
     assert reads == []
 
 
-def test_another_claim_s_events_come_with_their_notices_too(
-    story: Story, api: Api, client: Redis, key_prefix: str, reads: list[int]
-) -> None:
-    tail = story.tail()
-    tail.wait_for_last(story.last_id)
-    until_heard(api, client, Keys(key_prefix))
-    reads.clear()
-
+def test_another_claim_s_events_come_with_their_notices_too(story: Story, tail: Reader, reads: list[int]) -> None:
     other = story.another()
     other.say("go on")
     other.finish()
