@@ -41,7 +41,7 @@ _TIMER_S = 5.0
 _CHECK_S = 3.0
 _PATIENCE = 2
 """So many checks an id may be missing where its writer may write it again: it finds the store within some seconds."""
-_STREAMS_PER_READ = 500
+_STREAMS_PER_READ = 100
 _ENTRIES_PER_STREAM = 500
 _BUFFER_ENTRIES = 1000
 """Per client. One that is slower is not buffered for: it reads the log itself when it comes back."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from random import uniform
 
 import orjson
 
@@ -20,6 +21,8 @@ from shared.log.reader import LogReader, TurnRow
 from shared.status import RESTING, TERMINAL
 
 HEARTBEAT_S = 15.0
+"""No tail is silent for longer. Each has a beat of its own, up to a quarter shorter: a thousand that began together, or
+that all hung up since, are not written to in the same moment."""
 _AWAITING = "turn_awaiting_input"
 _RESTING_EVENTS = TERMINAL_EVENTS | {_AWAITING}
 _CLIENT_TYPES = frozenset(
@@ -44,7 +47,7 @@ class Tails:
         self._hub.close()
 
     def events_response(
-        self, ref: TurnRef, row: TurnRow, *, after: str | None, heartbeat_s: float = HEARTBEAT_S
+        self, ref: TurnRef, row: TurnRow, *, after: str | None, heartbeat_s: float | None = None
     ) -> Iterator[bytes] | None:
         """The SSE stream of all events after a cursor, or None where the reader has them all: answer 204.
 
@@ -56,7 +59,7 @@ class Tails:
                 return self._rebuilt(ref, cursor)
             if cursor.seq == row.last and (cursor.epoch is None or all(self._reader.holds([(ref, cursor.id)]))):
                 return None
-        return self._tail(ref, cursor, heartbeat_s)
+        return self._tail(ref, cursor, heartbeat_s or _beat_s())
 
     def events_page(self, ref: TurnRef, row: TurnRow, *, after: str | None, wait_s: float, limit: int) -> Json:
         """The JSON form: `{data: [{seq, id, event}], last_id, status, has_more}`, for `orjson.dumps`."""
@@ -82,7 +85,7 @@ class Tails:
         """The stream of POST (create, resume): what the official client reads, until the turn ends or rests."""
         yield frames.PING  # a byte at once: a timeout before the first one makes SDKs post again
         try:
-            for batch in self._hub.follow(ref, after=Cursor(after_seq), idle_s=HEARTBEAT_S):
+            for batch in self._hub.follow(ref, after=Cursor(after_seq), idle_s=_beat_s()):
                 if not batch:
                     yield frames.PING
                 shown, rests = self._client_frames(ref, batch)
@@ -284,6 +287,10 @@ class Tails:
             return self._reader.row(ref)
         except BlobGone:
             return None  # a sweep has just removed the turn
+
+
+def _beat_s() -> float:
+    return HEARTBEAT_S * uniform(0.75, 1.0)
 
 
 def _not_found(ref: TurnRef) -> NotFound:

@@ -10,7 +10,7 @@ from bench.figures import OURS, Goal, Section
 from bench.load.plan import Plan, now_us
 from bench.load.reply import Reply
 from bench.load.runner import Load
-from bench.rows.clones import clone
+from bench.rows.clones import clone, settle
 from bench.systems.turnstone import Turnstone
 
 SESSION = "A turn as its session grows"
@@ -95,6 +95,7 @@ async def _fill(ours: Turnstone, count: int) -> None:
         for _ in range(sessions):
             turn = await _finished(ours, await ours.new_session())
             clone(store, turn, count // sessions - 1)
+        settle(store)
 
 
 async def _session_of(ours: Turnstone, turns: int) -> str:

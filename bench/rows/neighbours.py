@@ -9,7 +9,7 @@ from bench.figures import OURS, Goal
 from bench.load.client import Connection
 from bench.load.plan import Plan
 from bench.load.runner import Load, Outcome, run_load
-from bench.rows.clones import clone
+from bench.rows.clones import clone, settle
 from bench.rows.quiet import connect_all, quiet_turns
 from bench.stats import percentile
 from bench.systems.turnstone import EVENTS, Turnstone
@@ -107,6 +107,7 @@ class Transcript(Trouble):
             await self._ours.turn(turn, wait_s=30)
             with self._ours.stack.store() as store:
                 clone(store, turn, self._sizes.transcript - 1)
+                settle(store)
         self._connection = await self._ours.client.connect(receive_bytes=65536)
 
     async def disturb(self) -> None:
