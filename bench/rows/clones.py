@@ -45,7 +45,12 @@ def settle(store: "redis.Redis") -> None:
     second process, in the middle of what is measured. Grown turn by turn, a store rarely comes to that."""
     if not int(store.info("persistence")["aof_enabled"]):
         return
+    _until_written(store)  # it may have begun by itself
     store.bgrewriteaof()
+    _until_written(store)
+
+
+def _until_written(store: "redis.Redis") -> None:
     until = time.monotonic() + _REWRITE_S
     while time.monotonic() < until:
         state = store.info("persistence")
