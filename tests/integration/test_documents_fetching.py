@@ -267,7 +267,9 @@ def test_gzip_that_grows_too_large_is_refused(body: bytes) -> None:
         assert refused(site.url("/a"), max_bytes=1_000_000).code == "document_too_large"
 
 
-@pytest.mark.parametrize("body", [gzip.compress(b"hello")[:-9], b"no gzip", b""])
+@pytest.mark.parametrize(
+    "body", [gzip.compress(b"hello")[:-9], b"no gzip", b""], ids=["broken off", "something else", "nothing"]
+)
 def test_gzip_that_is_none_or_breaks_off_is_malformed(body: bytes) -> None:
     with Site({"/a": http(body, content_encoding="gzip")}) as site:
         assert refused(site.url("/a")).code == "malformed_document"

@@ -19,8 +19,8 @@ def kind(body: bytes, mime_type: str | None = None, name: str | None = None) -> 
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (A_PDF, Kind.PDF),
-        (A_DOCX, Kind.DOCX),
+        pytest.param(A_PDF, Kind.PDF, id="a PDF"),
+        pytest.param(A_DOCX, Kind.DOCX, id="a DOCX"),
         (AN_HTML, Kind.HTML),
         (b'<?xml version="1.0"?>\n<html xmlns="x">', Kind.HTML),
         (b'{"a": 1}', Kind.JSON),
