@@ -83,7 +83,7 @@ clean: ## Remove what set-up and tests made; data in .turnstone stay
 
 .venv/.dev: pyproject.toml .venv/.run
 	@echo "Installing what lint, types and tests need"
-	@$(PIP) install -e '.[memory,pgvector]' --group dev
+	@$(PIP) install --group dev
 	@touch $@
 
 .venv/.bench: pyproject.toml .venv/.dev

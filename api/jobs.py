@@ -16,8 +16,8 @@ _ROUTE = "memory/insert"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Insertion:
-    """What a client wants to have inserted. `documents` are as `shared.types.memory.MemoryDocument`, or with `chunks` in
-    place of a content. `digest` names the request's body."""
+    """What a client wants to have inserted. `documents` are as `shared.types.memory.MemoryDocument`, or with `chunks`
+    in place of a content. `digest` names the request's body."""
 
     bank_id: str
     documents: list[Json]

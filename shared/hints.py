@@ -196,12 +196,14 @@ class Hints:
     def _publish(self, members: Sequence[str]) -> None:
         """In one round trip to Redis for each queue, and without one to RabbitMQ."""
         jobs = [member for member in members if TurnRef.parse(member).is_job]
-        for name, those in ((TURNS_QUEUE, [one for one in members if one not in jobs] if jobs else members),
-                            (MEMORY_QUEUE, jobs)):
+        for name, those in (
+            (TURNS_QUEUE, [one for one in members if one not in jobs] if jobs else members),
+            (MEMORY_QUEUE, jobs),
+        ):
             if those:
                 self._publish_to(self._app.amqp.queues[name], those)
 
-    def _publish_to(self, queue: Queue, members: Sequence[str]) -> None:
+    def _publish_to(self, queue: Any, members: Sequence[str]) -> None:
         with self._app.producer_or_acquire() as producer:
             if queue.queue_arguments:
                 producer.maybe_declare(queue)

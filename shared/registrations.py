@@ -34,7 +34,7 @@ class Kind(StrEnum):
     MEMORY_BANK = "memory_bank"
 
     @property
-    def title(self) -> str:
+    def words(self) -> str:
         """What people call it."""
         return self.replace("_", " ")
 

@@ -30,7 +30,8 @@ class Settings:
     `redis_url` is a redis-py URL (`redis://`, `rediss://`, `unix://`), `broker_url` a kombu URL. Both are
     empty in one case only: `from_env(require_store=False)` without TURNSTONE_REDIS_URL.
     `concurrency` is the number of turns that one worker process runs at once (1,000; of insert jobs 4); `queue` is what
-    it serves: turns, calls, for which a client waits, or memory, which is insert jobs; `drain_s` is how long one that is told to stop lets go on what it is at.
+    it serves: turns, calls, for which a client waits, or memory: insert jobs; `drain_s` is how long one that is
+    told to stop lets go on what it is at.
     `metrics_host` and `metrics_port` are where a worker process serves its metrics; port 0: it does not. The API serves
     its own on its own port.
     """

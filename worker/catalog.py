@@ -14,10 +14,9 @@ from shared.events import Json
 from shared.registrations import Kind, Registration, RegistrationStore, merged
 from shared.registry import RegisteredMemoryBank, RegisteredTool, RegisteredToolGroup, Registry
 from shared.runconfig.secrets import protect
-from worker.memory.rag_tools import RagTools
 from worker.providers.memory import Bank, BankKind, MemoryProvider
 from worker.providers.safety import SafetyProvider, Shield
-from worker.providers.tools import Replay, Tool, ToolGroup, ToolProvider, ToolResult
+from worker.providers.tools import Replay, TenantTools, Tool, ToolGroup, ToolProvider, ToolResult
 from worker.shields import ServedShield
 from worker.toolbox import BoundTool
 
@@ -136,7 +135,7 @@ class Catalog:
     def bind(self, tenant: str, group: RegisteredToolGroup, tool: RegisteredTool) -> BoundTool:
         """The tool with the instance that runs it. A server that is away is met by the first call and not here."""
         provider = self._tools[group.provider_id]
-        if isinstance(provider, RagTools):
+        if isinstance(provider, TenantTools):
             provider = provider.of(tenant)
         elif self._is_registered(group):
             provider = cast(ToolProvider, _Adopting(provider, lambda: self._adopt(tenant, group, provider)))

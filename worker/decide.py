@@ -211,11 +211,15 @@ def _after_tools(state: TurnState) -> Action:
     return (_shields(state, USER_INPUT, given) if given else None) or Infer()
 
 
+def _after_memory(state: TurnState) -> Action:
+    return Infer()
+
+
 _AFTER = {
     "inference": _after_inference,
     "shield_call": _after_shields,
     "tool_execution": _after_tools,
-    "memory_retrieval": lambda state: Infer(),
+    "memory_retrieval": _after_memory,
 }
 
 

@@ -88,7 +88,9 @@ def _sources(
     balancer: Balancer,
     banks: Banks,
 ) -> list[Source]:
-    shown = defaultdict(dict[str, Any]) | {instance.provider_id: mask(instance.config) for _, _, instance in config.providers.instances()}
+    shown = defaultdict(dict[str, Any]) | {
+        instance.provider_id: mask(instance.config) for _, _, instance in config.providers.instances()
+    }
     models = _assigned(config, "models", list(config.models), list(inference))
     shields = _assigned(config, "shields", list(config.shields), list(safety))
     kept = _assigned(config, "memory_banks", list(config.memory_banks), list(memory))

@@ -37,13 +37,13 @@ from worker.decide import (
     INSERT,
     Abandon,
     AwaitClient,
+    CompleteInsert,
     CompleteTools,
     Finish,
     Infer,
-    OpenTools,
-    CompleteInsert,
     Insert,
     OpenInsert,
+    OpenTools,
     Retrieve,
     RunShields,
     RunTools,
@@ -56,9 +56,9 @@ from worker.history import History
 from worker.inference import run_inference, show_reply
 from worker.interrupts import CancelAsked, Draining, Interrupts, LeaseLost
 from worker.journal import Journal, TurnWriter
-from worker.observer import Observer
 from worker.memory.inserting import Inserter
 from worker.memory.retrieving import Retriever
+from worker.observer import Observer
 from worker.providers.inference import ChatRequest
 from worker.refusals import Refusals
 from worker.router import Router
@@ -169,8 +169,7 @@ class TurnRun:
             case OpenInsert():
                 self._open_insert()
             case Insert(step):
-                assert self._tools.inserter is not None  # only then a job is claimed
-                self._tools.inserter.run(self.writer, self._interrupts, step=step, job=self._state.config[INSERT])
+                self._insert(step)
             case CompleteInsert(step):
                 self._complete_insert(step)
             case Infer():
@@ -240,6 +239,11 @@ class TurnRun:
         self.writer.emit(
             StepStart(step_type=INSERTION, step_id=new_step_id(), started_at=self._stamps.next(), metadata=metadata)
         )
+
+    def _insert(self, step: OpenStep) -> None:
+        if self._tools.inserter is None:
+            raise Draining  # a worker of the memory queue goes on with it
+        self._tools.inserter.run(self.writer, self._interrupts, step=step, job=self._state.config[INSERT])
 
     def _complete_insert(self, step: OpenStep) -> None:
         details = self._details(INSERTION, step.step_id, step.started_at) | step.metadata | step.progress

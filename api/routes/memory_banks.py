@@ -34,7 +34,7 @@ def list_memory_banks() -> Response:
 
 @routes.on("POST", "/v1/memory-banks", answers={200: types.MemoryBankEntry}, problems=_REGISTERS)
 def register_memory_bank(body: types.RegisterMemoryBank, header: CreationHeaders) -> Response:
-    """Register a memory bank with its provider, which may refuse it. It stays, with what is in it, until it is deleted."""
+    """Register a memory bank with its provider, which may refuse it. It stays until it is deleted."""
     return _register(body.memory_bank_id, body.model_dump(), header, _entry)
 
 
@@ -46,7 +46,7 @@ def get_memory_bank(path: BankPath) -> Response:
 
 @routes.on("DELETE", "/v1/memory-banks/<path:bank_id>", answers={204: None}, problems=(404, 409, 500, 502, 503))
 def delete_memory_bank(path: BankPath) -> Response:
-    """Delete a memory bank with all that is in it. 409 for one of the run config, or that its provider has by itself."""
+    """Delete a memory bank with all that is in it. 409 for one of the run config."""
     return _delete(path.bank_id)
 
 
@@ -83,7 +83,9 @@ def delete_vector_db(path: BankPath) -> Response:
     return _delete(path.bank_id)
 
 
-def _register(name: str, payload: Json, header: CreationHeaders, shown: Callable[[RegisteredMemoryBank], Json]) -> Response:
+def _register(
+    name: str, payload: Json, header: CreationHeaders, shown: Callable[[RegisteredMemoryBank], Json]
+) -> Response:
     def entry(registry: Registry) -> Json | None:
         found = registry.memory_bank(name)
         return None if found is None else shown(found)

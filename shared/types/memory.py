@@ -211,15 +211,17 @@ class FailedDocument(Wire):
 
 
 class Job(Wire):
-    """An insert job as it is now. Documents that could not be read are counted in `failed`, and the first of them listed
-    in `failures`; the others go in."""
+    """An insert job as it is now. Documents that could not be read are counted in `failed`, and the first of them
+    listed in `failures`; the others go in."""
 
     job_id: str
     type: Literal["memory_insert"]
     bank_id: str
     status: Annotated[TurnStatus, Field(strict=False)]
     attempts: Annotated[int, Field(description="How many workers have taken it up.")]
-    documents: Annotated[int | None, Field(description="How many there are; null until a worker has taken it up.")] = None
+    documents: Annotated[int | None, Field(description="How many there are; null until a worker has taken it up.")] = (
+        None
+    )
     done: Annotated[int, Field(description="Documents that are done with, failed ones included.")]
     chunks: int
     failed: int

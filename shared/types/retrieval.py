@@ -43,9 +43,7 @@ class DefaultQuery(Wire):
     type: Literal["default"] = "default"
     separator: Annotated[
         str,
-        Field(
-            max_length=255, validation_alias=AliasChoices("separator", "sep"), description="`sep` is read as well."
-        ),
+        Field(max_length=255, validation_alias=AliasChoices("separator", "sep"), description="`sep` is read as well."),
     ] = " "
 
 

@@ -49,8 +49,8 @@ class ShieldCallStep(BaseStep):
 
 
 class MemoryRetrievalStep(BaseStep):
-    """Memory was looked into. `vector_db_ids` are the banks, with commas in between; `inserted_context` is what the model
-    was shown of them in this turn, and empty where nothing was found."""
+    """Memory was looked into. `vector_db_ids` are the banks, with commas in between; `inserted_context` is what the
+    model was shown of them in this turn, and empty where nothing was found."""
 
     step_type: Literal["memory_retrieval"]
     vector_db_ids: str

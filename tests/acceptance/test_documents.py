@@ -13,7 +13,14 @@ import yaml
 from stack import Stack
 
 from shared.runconfig import load
-from worker.providers.instances import INFERENCE_TYPES, MEMORY_TYPES, build_inference, build_memory, build_safety, build_tools
+from worker.providers.instances import (
+    INFERENCE_TYPES,
+    MEMORY_TYPES,
+    build_inference,
+    build_memory,
+    build_safety,
+    build_tools,
+)
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_URL = "http://127.0.0.1:8321"

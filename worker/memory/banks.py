@@ -59,7 +59,5 @@ class Banks:
         served = [model.identifier for model in registry.models if model.model_type == "embedding"]
         if len(served) == 1:
             return served[0]
-        problem = (
-            f"Name the model of a vector bank in embedding_model. Served: {', '.join(sorted(served)) or 'none'}."
-        )
+        problem = f"Name the model of a vector bank in embedding_model. Served: {', '.join(sorted(served)) or 'none'}."
         raise InvalidRequest(problem, param="embedding_model", code="embedding_model_not_named")

@@ -30,7 +30,7 @@ class Contents:
                 return self._fetched(content.strip(), mime_type)
             if mime_type is not None and not can_be_read(mime_type):
                 raise UnreadableDocument("unsupported_type", _HOW.format(mime_type))
-            return self._reader.read(content.encode(), mime_type=mime_type or "text/plain")
+            return self._reader.read(content.encode(errors="replace"), mime_type=mime_type or "text/plain")
         items = content if isinstance(content, list) else [content]
         if any(item.get("type") != "text" for item in items):
             raise UnreadableDocument("unsupported_type", "Images are not read. Send their text.")
@@ -38,7 +38,7 @@ class Contents:
 
     def _fetched(self, url: str, mime_type: str | None) -> str:
         found: Fetched = fetch(url, allowed=self._allowed)
-        return self._reader.read(found.body, mime_type=found.mime_type or mime_type)
+        return self._reader.read(found.body, mime_type=found.mime_type or mime_type, name=found.name)
 
     def close(self) -> None:
         """End what reads."""

@@ -1,8 +1,8 @@
 """An insert job: documents, in batches, from what the client sent into a bank.
 
 A job is a turn to the log: claimed, fenced, taken over and canceled like one. What it has done stands in the log as its
-step's progress, written after the bank has stored the batch. So a taker-over begins with the first batch that may not be
-stored, and storing a document twice leaves it there once.
+step's progress, written after the bank has stored the batch. So a taker-over begins with the first batch that may not
+be stored, and storing a document twice leaves it there once.
 """
 
 from collections.abc import Sequence

@@ -34,9 +34,7 @@ def prepared(sent: Json, bank: Bank, *, read: ReadContent, expires_at: float | N
         entities, relations = _graph(sent) if bank.kind is BankKind.GRAPH else ((), ())
     except UnreadableDocument as error:
         return Failure(name, error.code, error.message)
-    return Document(
-        document_id=name, chunks=chunks, expires_at=expires_at, entities=entities, relations=relations
-    )
+    return Document(document_id=name, chunks=chunks, expires_at=expires_at, entities=entities, relations=relations)
 
 
 def _given(chunk: Json) -> Chunk:

@@ -11,7 +11,9 @@ MAX_CHUNKS = 10
 MAX_TOKENS_IN_CONTEXT = 4096
 _SEPARATOR = " "
 _MESSAGES = ("{{ messages }}", "{{messages}}", "{messages}")
-_HOW = "Reply with one short query for a search in documents that would help to answer the last message of:\n\n{messages}"
+_HOW = (
+    "Reply with one short query for a search in documents that would help to answer the last message of:\n\n{messages}"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

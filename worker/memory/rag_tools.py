@@ -11,7 +11,7 @@ from shared.ids import DEFAULT_TENANT
 from worker.memory.context import context_of
 from worker.memory.query import MAX_CHUNKS, MAX_TOKENS_IN_CONTEXT, Query
 from worker.memory.service import Asked, Memory
-from worker.providers.tools import Replay, Tool, ToolGroup, ToolProvider, ToolResult
+from worker.providers.tools import Replay, TenantTools, Tool, ToolGroup, ToolResult
 
 Json = dict[str, Any]
 
@@ -33,7 +33,7 @@ _SCHEMA: Json = {
 }
 
 
-class RagTools(ToolProvider):
+class RagTools(TenantTools):
     """Searches the banks of one tenant."""
 
     provider_id = PROVIDER_ID
@@ -44,7 +44,6 @@ class RagTools(ToolProvider):
         self._tenant = tenant
 
     def of(self, tenant: str) -> "RagTools":
-        """The same for another tenant."""
         return RagTools(memory=self._memory, tenant=tenant)
 
     def list_toolgroups(self) -> list[ToolGroup]:

@@ -14,7 +14,6 @@ from shared.runconfig.origin import KeyPath, Origin
 from worker.providers.imported import build_imported, is_import_path
 from worker.providers.inference import InferenceProvider
 from worker.providers.memory import MemoryProvider
-from worker.providers.memory_pgvector import PgvectorConfig, PgvectorMemory
 from worker.providers.memory_sqlite import SqliteMemory, SqliteMemoryConfig
 from worker.providers.ollama import OllamaConfig, OllamaInference
 from worker.providers.openai import OpenAIInference
@@ -60,7 +59,6 @@ INFERENCE_TYPES: dict[str, ProviderType[InferenceProvider]] = {
 
 MEMORY_TYPES: dict[str, ProviderType[MemoryProvider]] = {
     "inline::sqlite": ProviderType(config=SqliteMemoryConfig, make=SqliteMemory),
-    "remote::pgvector": ProviderType(config=PgvectorConfig, make=PgvectorMemory),
 }
 
 

@@ -114,8 +114,8 @@ class MemoryProvider(ABC):
 
     @abstractmethod
     def register_memory_bank(self, bank: Bank) -> Bank:
-        """Accept a bank, or raise with the provider's reason. Repeating it is harmless, and keeps what is in it; another
-        bank under the same `resource_id` (kind, model, dimension) is refused as `memory_bank_taken`."""
+        """Accept a bank, or raise with the provider's reason. Repeating it is harmless, and keeps what is in it;
+        another bank under the same `resource_id` (kind, model, dimension) is refused as `memory_bank_taken`."""
 
     @abstractmethod
     def unregister_memory_bank(self, resource_id: str) -> None:
