@@ -10,7 +10,8 @@ RUN python -m venv /opt/turnstone
 WORKDIR /src
 # The dependencies lie in a layer of their own, which a change of the code leaves alone.
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; \
+      print(*p['dependencies'], *e['memory'], sep='\n')" \
       > requirements.txt \
     && /opt/turnstone/bin/pip install -r requirements.txt
 COPY README.md LICENSE ./
@@ -28,7 +29,8 @@ COPY --from=build /opt/turnstone /opt/turnstone
 ENV PATH=/opt/turnstone/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # A run config that is mounted here as turnstone.yaml is found without being named.
 WORKDIR /etc/turnstone
-# Nothing is written but temporary files: the file system may be read-only, with a /tmp.
+# Nothing is written but temporary files, and documents below /var/lib/turnstone: the rest may be read-only, with a /tmp.
+RUN install -d -o 10001 -g 10001 /var/lib/turnstone
 USER 10001:10001
 EXPOSE 8321
 ENTRYPOINT ["turnstone"]

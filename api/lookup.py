@@ -63,11 +63,23 @@ class Lookup:
 
     def turn_by_id(self, tenant: str, turn_id: str) -> tuple[TurnRef, TurnRow]:
         """Where a turn lies whose id is all that is known: the id names the shard, and the row the rest."""
-        ref = TurnRef(tenant, "", turn_id)
-        row = self._row(ref)
-        if row is None or self._read(tenant, row.session_id) is None:
+        found = self._by_id(TurnRef(tenant, "", turn_id))
+        if found is None or found[0].is_job:
             raise NotFound("turn", turn_id, listing="GET /v1/turns")
-        return TurnRef(tenant, row.session_id, turn_id), row
+        return found
+
+    def job(self, tenant: str, job_id: str) -> tuple[TurnRef, TurnRow]:
+        """As `turn_by_id`, for insert jobs."""
+        found = self._by_id(TurnRef(tenant, "", job_id))
+        if found is None or not found[0].is_job:
+            raise NotFound("job", job_id, listing="GET /v1/jobs")
+        return found
+
+    def _by_id(self, ref: TurnRef) -> tuple[TurnRef, TurnRow] | None:
+        row = self._row(ref)
+        if row is None or self._read(ref.tenant, row.session_id) is None:
+            return None
+        return TurnRef(ref.tenant, row.session_id, ref.turn_id), row
 
     def _row(self, ref: TurnRef) -> TurnRow | None:
         return self._reader.row(ref) if has_shard(ref) else None

@@ -46,7 +46,7 @@ def _register(
     found = entry(services.served.registry(tenant, fresh=True))
     if found is None:
         raise Unavailable(
-            f"The {kind} was registered and is not there any more: somebody deleted it, or its provider left the"
+            f"The {kind.words} was registered and is not there any more: somebody deleted it, or its provider left the"
             " run config.",
             code="registration_gone",
         )
@@ -64,19 +64,19 @@ def unregister(services: Services, tenant: str, kind: Kind, name: str, find: Cal
         services.served.registry(tenant, fresh=True)
     elif find(services.served.registry(tenant, fresh=True)) is not None:
         raise Conflict(
-            f"The {kind} '{name}' was not registered: its provider lists it by itself, or the run config does. Remove"
-            " it there.",
+            f"The {kind.words} '{name}' was not registered: its provider lists it by itself, or the run config does."
+            " Remove it there.",
             code="not_registered",
         )
     else:
-        raise NotFound(kind, name, listing=f"GET /v1/{kind}s")
+        raise NotFound(kind.words, name, listing=kind.listing)
 
 
 def one_of(registry: Registry, kind: Kind, name: str, find: Callable[[Registry], T | None]) -> T:
     """What `find` finds. Raises NotFound."""
     found = find(registry)
     if found is None:
-        raise NotFound(kind, name, listing=f"GET /v1/{kind}s")
+        raise NotFound(kind.words, name, listing=kind.listing)
     return found
 
 

@@ -57,6 +57,8 @@ class Services:
     views: TurnViews
     tails: Tails
     listing: TurnListing
+    jobs: TurnListing
+    """As `listing`, of insert jobs."""
     facts: FactReader
     census: Callable[[], Census]
     """Counts turns, for those who watch the service."""
@@ -109,6 +111,7 @@ def build_services(settings: Settings, front: FrontConfig) -> Services:
             views=views,
         ),
         listing=TurnListing(client=client, keys=keys, reader=reader),
+        jobs=TurnListing(client=client, keys=keys, reader=reader, jobs=True),
         facts=FactReader(client=client, keys=keys, reader=reader),
         census=partial(take_census, client, keys),
     )

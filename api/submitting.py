@@ -81,9 +81,9 @@ def take_in(
 
     Raises what `TurnLog.accept` raises, and Unavailable.
     """
-    _require_durable(services)
+    require_durable(services)
     with services.bounds.place(ref.tenant, event.agent_id) as place:
-        accepted = _until_answered(
+        accepted = until_answered(
             services.log.accept,
             ref,
             event=event,
@@ -101,7 +101,7 @@ def take_in(
     return accepted
 
 
-def _until_answered(accept: Callable[..., Accepted], ref: TurnRef, **turn: Any) -> Accepted:
+def until_answered(accept: Callable[..., Accepted], ref: TurnRef, **turn: Any) -> Accepted:
     """Accept, again where the store's reply was lost: with the same id it is the same turn, whatever was done before.
 
     Without it a client that sends no key would get a 503 for a turn that runs.
@@ -136,7 +136,8 @@ def confirm(services: Services, ref: TurnRef) -> None:
         )
 
 
-def _require_durable(services: Services) -> None:
+def require_durable(services: Services) -> None:
+    """Raise Unavailable unless the store is as safe as the run config promises."""
     try:
         services.store_check.require()
     except ConfigError as error:

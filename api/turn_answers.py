@@ -14,6 +14,11 @@ _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Proxies that buffer would hold events back."""
 
 
+def job_url(ref: TurnRef) -> str:
+    """The path of an insert job."""
+    return f"/v1/jobs/{ref.turn_id}"
+
+
 def turn_url(agent_id: str, ref: TurnRef) -> str:
     """The path of a turn."""
     return f"/v1/agents/{agent_id}/session/{ref.session_id}/turn/{ref.turn_id}"

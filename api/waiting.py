@@ -11,6 +11,7 @@ from api.services import Services
 from shared.errors import NotFound, Unavailable
 from shared.events import Json
 from shared.ids import TurnRef
+from shared.job_view import job_of
 from shared.status import RESTING
 
 LONGEST_WAIT_S = 600.0
@@ -25,11 +26,13 @@ def preferred_wait_s(prefer: str | None) -> float | None:
 
 
 def current(services: Services, ref: TurnRef) -> Json:
-    """The turn as it is now. Raises NotFound."""
+    """The turn as it is now, an insert job as a job. Raises NotFound."""
     turn = services.views.turn(ref)
-    if turn is None:
-        raise NotFound("turn", ref.turn_id, listing=f"GET /v1/agents/{{agent_id}}/session/{ref.session_id}")
-    return turn
+    if turn is not None:
+        return job_of(turn) if ref.is_job else turn
+    if ref.is_job:
+        raise NotFound("job", ref.turn_id, listing="GET /v1/jobs")
+    raise NotFound("turn", ref.turn_id, listing=f"GET /v1/agents/{{agent_id}}/session/{ref.session_id}")
 
 
 def at_rest(services: Services, ref: TurnRef, headers: Mapping[str, str]) -> Response:

@@ -23,6 +23,9 @@ CALL_INTENT = "call_intent"
 CALL_OUTCOME = "call_outcome"
 """What a tool call gave: `{step_id, response}`."""
 
+MOST_FAILURES = 100
+"""How many documents that an insert job could not read are listed; all are counted."""
+
 HELD_REPLY = "held_reply"
 """A model's reply that no shield has passed yet: `{step_id, …}`."""
 
@@ -43,6 +46,9 @@ class OpenStep:
     """Responses of tool calls that were made, by call id."""
     held: Json | None = None
     """A reply that waits for its shields."""
+    progress: Json = field(default_factory=lambda: {"done": 0, "chunks": 0, "failed": 0, "failures": []})
+    """How far an insert job is: documents that are done with, chunks stored of them, documents that could not be read
+    and the first of those, `{document_id, code, message}`."""
 
 
 @dataclass(slots=True)
@@ -146,6 +152,8 @@ class TurnState:
             details["vector_db_ids"] = details["inserted_context"] = ""
         elif step.step_type == "shield_call":
             details["violation"] = None
+        elif step.step_type == "memory_insert":
+            details |= {**step.metadata, **step.progress}
         return details
 
     def _close_step(self, ended: str) -> None:
@@ -202,6 +210,17 @@ def _progressed(state: TurnState, event: ev.StepProgress) -> None:
         step.text.append(delta["text"])
     elif delta["type"] == "tool_call" and isinstance(delta["tool_call"], dict):
         step.calls[delta["tool_call"]["call_id"]] = delta["tool_call"]
+    elif delta["type"] == "progress":
+        step.progress = _further(step.progress, delta)
+
+
+def _further(progress: Json, delta: Json) -> Json:
+    return {
+        "done": delta["done"],
+        "chunks": delta["chunks"],
+        "failed": progress["failed"] + len(delta["failures"]),
+        "failures": [*progress["failures"], *delta["failures"]][:MOST_FAILURES],
+    }
 
 
 def _step_completed(state: TurnState, event: ev.StepComplete) -> None:

@@ -16,7 +16,7 @@ from kombu.entity import Queue
 from kombu.exceptions import ChannelError, KombuError
 
 from shared.ids import TurnRef
-from shared.queues import QUEUES, TURNS_QUEUE, broker_name
+from shared.queues import MEMORY_QUEUE, QUEUES, TURNS_QUEUE, broker_name
 
 RUN_TURN = "turnstone.run_turn"
 CALL = "turnstone.call"
@@ -128,8 +128,8 @@ class Hints:
         self._thread: threading.Thread | None = None
         self._at_work = False
         self._broker_away = False
-        self._is_full = False
-        self._count_at = 0.0
+        self._full: set[str] = set()
+        self._count_at: dict[str, float] = {}
 
     def warm(self) -> None:
         """Connect now, so that the first turn does not wait for it."""
@@ -194,15 +194,23 @@ class Hints:
             producer.channel  # noqa: B018 - opened by being asked for
 
     def _publish(self, members: Sequence[str]) -> None:
-        """In one round trip to Redis, and without one to RabbitMQ."""
-        queue = self._app.amqp.queues[TURNS_QUEUE]
+        """In one round trip to Redis for each queue, and without one to RabbitMQ."""
+        jobs = [member for member in members if TurnRef.parse(member).is_job]
+        for name, those in (
+            (TURNS_QUEUE, [one for one in members if one not in jobs] if jobs else members),
+            (MEMORY_QUEUE, jobs),
+        ):
+            if those:
+                self._publish_to(self._app.amqp.queues[name], those)
+
+    def _publish_to(self, queue: Any, members: Sequence[str]) -> None:
         with self._app.producer_or_acquire() as producer:
             if queue.queue_arguments:
                 producer.maybe_declare(queue)
             else:
                 _keep_client(producer.channel)
                 self._count(producer.channel, queue.name)
-            if self._is_full:
+            if queue.name in self._full:
                 return
             with producer.batch():
                 for member in members:
@@ -211,13 +219,15 @@ class Hints:
     def _count(self, channel: Any, queue: str) -> None:
         """See whether the queue is full, once a second. A broker that bounds its queues itself needs no such care."""
         now = time.monotonic()
-        if now < self._count_at:
+        if now < self._count_at.get(queue, 0.0):
             return
-        self._count_at = now + _COUNT_S
+        self._count_at[queue] = now + _COUNT_S
+        self._full.discard(queue)
         try:
-            self._is_full = channel.queue_declare(queue, passive=True).message_count >= _MOST_AT_BROKER
+            if channel.queue_declare(queue, passive=True).message_count >= _MOST_AT_BROKER:
+                self._full.add(queue)
         except ChannelError:
-            self._is_full = False  # it is empty: Redis has no such queue then
+            pass  # it is empty: Redis has no such queue then
 
 
 def _send(producer: Any, queue: str, member: str) -> None:

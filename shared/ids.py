@@ -9,6 +9,7 @@ from shared.errors import InvalidRequest
 SHARDS = 64
 DEFAULT_TENANT = "default"
 _RANDOM_BYTES = 12  # 96 bits: no two ids of a tenant ever meet
+_JOB = "job_"
 
 
 def new_agent_id() -> str:
@@ -23,6 +24,11 @@ def new_session_id() -> str:
 def new_turn_id(session_id: str) -> str:
     """A turn id in the shard of its session: `turn_<shard>_<random>`."""
     return f"turn_{shard_of(session_id):02d}_{secrets.token_hex(_RANDOM_BYTES)}"
+
+
+def new_job_id(session_id: str) -> str:
+    """An insert job's id in the shard of its session: `job_<shard>_<random>`. It is a turn to the log."""
+    return f"{_JOB}{shard_of(session_id):02d}_{secrets.token_hex(_RANDOM_BYTES)}"
 
 
 def new_step_id() -> str:
@@ -85,6 +91,11 @@ class TurnRef:
     @property
     def member(self) -> str:
         return f"{self.tenant}/{self.session_id}/{self.turn_id}"
+
+    @property
+    def is_job(self) -> bool:
+        """Whether it is an insert job: a turn to the log, with indexes, a queue and routes of its own."""
+        return self.turn_id.startswith(_JOB)
 
     @classmethod
     def parse(cls, member: str) -> "TurnRef":

@@ -12,6 +12,7 @@ from redis.client import Pipeline
 from shared.log.keys import Keys
 from shared.redis_client import translated
 from shared.registry import (
+    RegisteredMemoryBank,
     RegisteredModel,
     RegisteredShield,
     RegisteredToolGroup,
@@ -30,6 +31,17 @@ class Kind(StrEnum):
     MODEL = "model"
     SHIELD = "shield"
     TOOLGROUP = "toolgroup"
+    MEMORY_BANK = "memory_bank"
+
+    @property
+    def words(self) -> str:
+        """What people call it."""
+        return self.replace("_", " ")
+
+    @property
+    def listing(self) -> str:
+        """The call that lists all of them."""
+        return f"GET /v1/{self.replace('_', '-')}s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +49,7 @@ class Registration:
     """Something that a provider has accepted under a name. `resource_id` is the provider's own name for it.
 
     `details` by kind: `{model_type, metadata}`; `{params}`; `{mcp_endpoint, args, tools}`, in which credentials stand
-    as they were given.
+    as they were given; `{kind, embedding_model, embedding_dimension, chunk_size_in_tokens, overlap_size_in_tokens}`.
     """
 
     kind: Kind
@@ -100,6 +112,7 @@ def merged(registry: Registry, registrations: Iterable[Registration]) -> Registr
     models = {model.identifier: model for model in registry.models}
     shields = {shield.identifier: shield for shield in registry.shields}
     groups = {group.identifier: group for group in registry.toolgroups}
+    banks = {bank.identifier: bank for bank in registry.memory_banks}
     there = {provider.provider_id for provider in registry.providers}
     for one in registrations:
         if one.provider_id not in there:
@@ -108,10 +121,16 @@ def merged(registry: Registry, registrations: Iterable[Registration]) -> Registr
             models[one.identifier] = _with_provider(models.get(one.identifier), one)
         elif one.kind is Kind.SHIELD:
             shields.setdefault(one.identifier, registered_shield(one))
+        elif one.kind is Kind.MEMORY_BANK:
+            banks.setdefault(one.identifier, registered_memory_bank(one))
         else:
             groups.setdefault(one.identifier, registered_toolgroup(one))
     return replace(
-        registry, models=list(models.values()), shields=list(shields.values()), toolgroups=list(groups.values())
+        registry,
+        models=list(models.values()),
+        shields=list(shields.values()),
+        toolgroups=list(groups.values()),
+        memory_banks=list(banks.values()),
     )
 
 
@@ -141,6 +160,12 @@ def registered_shield(one: Registration) -> RegisteredShield:
         provider_id=one.provider_id,
         resource_id=one.resource_id,
         params=one.details["params"],
+    )
+
+
+def registered_memory_bank(one: Registration) -> RegisteredMemoryBank:
+    return RegisteredMemoryBank(
+        identifier=one.identifier, provider_id=one.provider_id, resource_id=one.resource_id, **one.details
     )
 
 

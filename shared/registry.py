@@ -71,6 +71,23 @@ class RegisteredToolGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredMemoryBank:
+    """A memory bank, and the provider instance that keeps it. `resource_id` is the provider's own name for it.
+
+    `kind` is vector, keyword, keyvalue or graph; the model and its dimension are None but for vector banks.
+    """
+
+    identifier: str
+    provider_id: str
+    resource_id: str
+    kind: str
+    embedding_model: str | None = None
+    embedding_dimension: int | None = None
+    chunk_size_in_tokens: int
+    overlap_size_in_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderStatus:
     """A provider instance as the workers see it. `config` has no secrets in it."""
 
@@ -88,6 +105,7 @@ class Registry:
     models: list[RegisteredModel] = field(default_factory=list)
     shields: list[RegisteredShield] = field(default_factory=list)
     toolgroups: list[RegisteredToolGroup] = field(default_factory=list)
+    memory_banks: list[RegisteredMemoryBank] = field(default_factory=list)
     providers: list[ProviderStatus] = field(default_factory=list)
 
     def model(self, name: str) -> RegisteredModel | None:
@@ -107,6 +125,9 @@ class Registry:
 
     def toolgroup(self, identifier: str) -> RegisteredToolGroup | None:
         return next((group for group in self.toolgroups if group.identifier == identifier), None)
+
+    def memory_bank(self, identifier: str) -> RegisteredMemoryBank | None:
+        return next((bank for bank in self.memory_banks if bank.identifier == identifier), None)
 
     def tools_of(self, name: str) -> list[tuple[RegisteredToolGroup, RegisteredTool]]:
         """The tools that an agent's `group` or `group/tool` stands for; none where it stands for nothing."""
@@ -139,6 +160,17 @@ class Registry:
                 known = ", ".join(sorted(shield.identifier for shield in self.shields)) or "none"
                 raise InvalidRequest(
                     f"There is no shield '{identifier}'. Known: {known}.", param=param, code="shield_not_found"
+                )
+
+    def require_memory_banks(self, identifiers: Iterable[str], *, param: str) -> None:
+        """Raise InvalidRequest, naming what there is, unless all are memory banks."""
+        for identifier in identifiers:
+            if self.memory_bank(identifier) is None:
+                known = ", ".join(sorted(bank.identifier for bank in self.memory_banks)) or "none"
+                raise InvalidRequest(
+                    f"There is no memory bank '{identifier}'. Known: {known}. POST /v1/memory-banks registers one.",
+                    param=param,
+                    code="memory_bank_not_found",
                 )
 
     def require_toolgroups(self, toolgroups: Iterable[str | Json], *, param: str) -> None:
@@ -196,6 +228,7 @@ class RegistryStore:
             models=[RegisteredModel(**model) for model in body["models"]],
             shields=[RegisteredShield(**shield) for shield in body.get("shields", [])],
             toolgroups=[toolgroup_from_json(group) for group in body.get("toolgroups", [])],
+            memory_banks=[RegisteredMemoryBank(**bank) for bank in body.get("memory_banks", [])],
             providers=[ProviderStatus(**provider) for provider in body["providers"]],
         )
 

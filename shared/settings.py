@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from shared.errors import ConfigError
-from shared.queues import QUEUES, TURNS_QUEUE
+from shared.queues import MEMORY_QUEUE, QUEUES, TURNS_QUEUE
 
 DEFAULT_CONFIG = Path("turnstone.yaml")
 STORE_SCHEMES = ("redis", "rediss", "unix")
@@ -29,8 +29,9 @@ class Settings:
 
     `redis_url` is a redis-py URL (`redis://`, `rediss://`, `unix://`), `broker_url` a kombu URL. Both are
     empty in one case only: `from_env(require_store=False)` without TURNSTONE_REDIS_URL.
-    `concurrency` is the number of turns that one worker process runs at once; `queue` is what it serves: turns, or
-    calls, for which a client waits; `drain_s` is how long one that is told to stop lets go on what it is at.
+    `concurrency` is the number of turns that one worker process runs at once (1,000; of insert jobs 4); `queue` is what
+    it serves: turns, calls, for which a client waits, or memory: insert jobs; `drain_s` is how long one that is
+    told to stop lets go on what it is at.
     `metrics_host` and `metrics_port` are where a worker process serves its metrics; port 0: it does not. The API serves
     its own on its own port.
     """
@@ -68,7 +69,7 @@ class Settings:
             port=_integer(env, "TURNSTONE_PORT", default=8321, most=MAX_PORT),
             api_processes=_integer(env, "TURNSTONE_API_PROCESSES", default=1),
             workers=_integer(env, "TURNSTONE_WORKERS", default=1),
-            concurrency=_integer(env, "TURNSTONE_CONCURRENCY", default=1000),
+            concurrency=_integer(env, "TURNSTONE_CONCURRENCY", default=_concurrency(env)),
             key_prefix=_key_prefix(env),
             log_level=_log_level(env),
             log_format=_log_format(env),
@@ -247,6 +248,11 @@ def _queue(env: Mapping[str, str]) -> str:
     if queue not in QUEUES:
         raise ConfigError(f"TURNSTONE_QUEUE is '{queue}'. It has to be one of {', '.join(QUEUES)}.")
     return queue
+
+
+def _concurrency(env: Mapping[str, str]) -> int:
+    """Turns wait for others nearly all of the time, insert jobs do not."""
+    return 4 if _queue(env) == MEMORY_QUEUE else 1000
 
 
 def _log_level(env: Mapping[str, str]) -> str:

@@ -19,6 +19,9 @@ from worker.catalog import Catalog
 from worker.history import History
 from worker.interrupts import Interrupts
 from worker.journal import Journal
+from worker.memory.embedding import Embedder
+from worker.memory.retrieving import Retriever
+from worker.memory.service import Memory
 from worker.providers.safety_denylist import DenylistConfig, DenylistSafety
 from worker.providers.scripted import ScriptedConfig, ScriptedInference
 from worker.providers.tools import Replay, Tool, ToolGroup, ToolProvider, ToolResult
@@ -149,12 +152,15 @@ def turn_bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
         groups = ToolSource(provider=seats, config={}).ask().toolgroups
         catalog = Catalog(safety={"deny": denylist}, tools={"tools": seats})
         catalog.update(Registry(shields=shields, toolgroups=groups), asked=APIS)
+        router = _router()
+        memory = Memory(find=catalog.memory_bank, embedder=Embedder(router=router))
         tools = TurnTools(
             log=kit.log_with(now_us=None),
             reader=kit.reader,
             journal=journal,
             history=History(sessions=kit.sessions, archive=RedisArchive(reader=kit.reader)),
-            router=_router(),
+            router=router,
+            retriever=Retriever(memory=memory, router=router),
             shields=Shields(find=catalog.shield),
             toolbox=Toolbox(find=catalog.tools),
             hints=hints,

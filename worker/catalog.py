@@ -12,10 +12,11 @@ from gevent.event import Event as Signal
 from shared.errors import ProviderError, StoreError
 from shared.events import Json
 from shared.registrations import Kind, Registration, RegistrationStore, merged
-from shared.registry import RegisteredTool, RegisteredToolGroup, Registry
+from shared.registry import RegisteredMemoryBank, RegisteredTool, RegisteredToolGroup, Registry
 from shared.runconfig.secrets import protect
+from worker.providers.memory import Bank, BankKind, MemoryProvider
 from worker.providers.safety import SafetyProvider, Shield
-from worker.providers.tools import Replay, Tool, ToolGroup, ToolProvider, ToolResult
+from worker.providers.tools import Replay, TenantTools, Tool, ToolGroup, ToolProvider, ToolResult
 from worker.shields import ServedShield
 from worker.toolbox import BoundTool
 
@@ -47,11 +48,13 @@ class Catalog:
         *,
         safety: Mapping[str, SafetyProvider] | None = None,
         tools: Mapping[str, ToolProvider] | None = None,
+        memory: Mapping[str, MemoryProvider] | None = None,
         registrations: RegistrationStore | None = None,
     ) -> None:
         # Not `or`: the fleet fills these later.
         self._safety = {} if safety is None else safety
         self._tools = {} if tools is None else tools
+        self._memory = {} if memory is None else memory
         self._registrations = registrations
         self._listed = Registry()
         self._asked: Collection[str] = ()
@@ -106,6 +109,15 @@ class Catalog:
         shield = Shield(identifier=found.identifier, resource_id=found.resource_id, params=found.params)
         return ServedShield(self._safety[found.provider_id], shield)
 
+    def memory_bank(self, tenant: str, identifier: str) -> tuple[MemoryProvider, Bank]:
+        """The bank and the instance that keeps it. Raises ProviderError `memory_bank_not_found`."""
+        found = self.find(tenant, "memory", lambda registry: registry.memory_bank(identifier))
+        if found is None:
+            known = ", ".join(sorted(bank.identifier for bank in self.registry(tenant).memory_banks)) or "none"
+            problem = f"No provider keeps the memory bank '{identifier}' now. Known: {known}."
+            raise ProviderError(problem, provider_id="", code="memory_bank_not_found")
+        return self._memory[found.provider_id], kept_bank(found)
+
     def tools(self, tenant: str, name: str) -> list[BoundTool]:
         """The tools of `group` or `group/tool`. Raises ProviderError `toolgroup_not_found`, naming what there is."""
 
@@ -123,7 +135,9 @@ class Catalog:
     def bind(self, tenant: str, group: RegisteredToolGroup, tool: RegisteredTool) -> BoundTool:
         """The tool with the instance that runs it. A server that is away is met by the first call and not here."""
         provider = self._tools[group.provider_id]
-        if self._is_registered(group):
+        if isinstance(provider, TenantTools):
+            provider = provider.of(tenant)
+        elif self._is_registered(group):
             provider = cast(ToolProvider, _Adopting(provider, lambda: self._adopt(tenant, group, provider)))
         return BoundTool(
             provider,
@@ -174,6 +188,19 @@ class Catalog:
                 self._known[tenant] = _Known(time.monotonic(), kept)
                 return self._known[tenant]
         return known
+
+
+def kept_bank(bank: RegisteredMemoryBank) -> Bank:
+    """A bank of the registry as its provider takes it."""
+    return Bank(
+        identifier=bank.identifier,
+        resource_id=bank.resource_id,
+        kind=BankKind(bank.kind),
+        embedding_model=bank.embedding_model,
+        embedding_dimension=bank.embedding_dimension,
+        chunk_size_in_tokens=bank.chunk_size_in_tokens,
+        overlap_size_in_tokens=bank.overlap_size_in_tokens,
+    )
 
 
 class _Adopting:

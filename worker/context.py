@@ -16,7 +16,9 @@ def chat_messages(history: Iterable[Json], state: TurnState) -> list[Json]:
         messages.append({"role": "system", "content": instructions})
     for turn in history:
         messages += turn_messages(turn["input_messages"], turn["steps"])
-    return messages + turn_messages(with_documents(state.input_messages, state.documents), state.steps)
+    found = [step["inserted_context"] for step in state.steps if step["step_type"] == "memory_retrieval"]
+    inputs = with_context(with_documents(state.input_messages, state.documents), [text for text in found if text])
+    return messages + turn_messages(inputs, state.steps)
 
 
 def turn_messages(inputs: list[Json], steps: list[Json]) -> list[Json]:
@@ -47,11 +49,17 @@ def turn_messages(inputs: list[Json], steps: list[Json]) -> list[Json]:
 
 def with_documents(inputs: list[Json], documents: list[Json]) -> list[Json]:
     """The input with its documents as context of the last user message."""
-    if not documents:
-        return inputs
+    return with_context(inputs, [document["content"] for document in documents])
+
+
+def with_context(inputs: list[Json], contents: Iterable[object]) -> list[Json]:
+    """The input with more for the last user message to be read with. It holds for this turn alone: later ones read
+    the input as it was."""
     items: list[Json] = []
-    for document in documents:
-        items += _items(document["content"])
+    for content in contents:
+        items += _items(content)
+    if not items:
+        return inputs
     for at in range(len(inputs) - 1, -1, -1):
         if inputs[at]["role"] == "user":
             message = {**inputs[at], "context": _items(inputs[at].get("context") or []) + items}

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from shared.events import Json
 from shared.fold import OpenStep, TurnState, violation_of
 
+INSERT = "insert"
+"""The key of a job's config that holds what it is to insert: a job is a turn to everything but this."""
 USER_INPUT = "user-input"
 ASSISTANT_OUTPUT = "assistant-output"
 
@@ -26,6 +28,30 @@ class RunShields:
 @dataclass(frozen=True, slots=True)
 class Infer:
     """Ask the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieve:
+    """Look into the agent's memory banks."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInsert:
+    """Begin the step of an insert job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Store documents, from where the step is on."""
+
+    step: OpenStep
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteInsert:
+    """Finish an insert job's step: all documents are done with."""
+
+    step: OpenStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +102,48 @@ class Finish:
     """The turn has its answer."""
 
 
-Action = RunShields | Infer | ShowReply | Abandon | OpenTools | RunTools | AwaitClient | CompleteTools | Finish
+Action = (
+    RunShields
+    | Retrieve
+    | Infer
+    | ShowReply
+    | Abandon
+    | OpenTools
+    | RunTools
+    | AwaitClient
+    | CompleteTools
+    | OpenInsert
+    | Insert
+    | CompleteInsert
+    | Finish
+)
 
 
 def next_action(state: TurnState, server_tools: Collection[str] = ()) -> Action:
     """The next action of a turn that is in progress. `server_tools` names the tools that run here."""
+    if INSERT in state.config:
+        return _job(state)
     step = state.open_step
     if step is not None:
         return _go_on(state, step, server_tools)
     if not state.steps:
-        return _shields(state, USER_INPUT, state.input_messages) or Infer()
+        return _shields(state, USER_INPUT, state.input_messages) or _prepare(state)
     return _AFTER[state.steps[-1]["step_type"]](state)
+
+
+def _job(state: TurnState) -> Action:
+    """An insert job has one step, which goes on where its owner left it."""
+    if state.open_step is not None:
+        is_done = state.open_step.progress["done"] >= len(state.config[INSERT]["documents"])
+        return CompleteInsert(state.open_step) if is_done else Insert(state.open_step)
+    return Finish() if state.steps else OpenInsert()
+
+
+def _prepare(state: TurnState) -> Action:
+    """What comes before the first reply: a look into memory, once, where the agent has any."""
+    looked = any(step["step_type"] == "memory_retrieval" for step in state.steps)
+    banks = (state.config.get("memory") or {}).get("memory_bank_configs")
+    return Retrieve() if banks and not looked and not state.inference_steps else Infer()
 
 
 def held_back(state: TurnState) -> bool:
@@ -141,7 +198,7 @@ def _after_shields(state: TurnState) -> Action:
     if violation_of(state.steps) is not None:
         return Finish()
     at_output = state.steps[-1]["metadata"]["touchpoint"] == ASSISTANT_OUTPUT
-    return _after_reply(state) if at_output else Infer()
+    return _after_reply(state) if at_output else _prepare(state)
 
 
 def _after_tools(state: TurnState) -> Action:
@@ -154,10 +211,15 @@ def _after_tools(state: TurnState) -> Action:
     return (_shields(state, USER_INPUT, given) if given else None) or Infer()
 
 
+def _after_memory(state: TurnState) -> Action:
+    return Infer()
+
+
 _AFTER = {
     "inference": _after_inference,
     "shield_call": _after_shields,
     "tool_execution": _after_tools,
+    "memory_retrieval": _after_memory,
 }
 
 

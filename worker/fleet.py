@@ -1,23 +1,29 @@
 """The provider instances of a run config, and how what they serve is found."""
 
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shared.registrations import RegistrationStore
-from shared.runconfig import RunConfig, StaticModel, StaticShield, StaticToolGroup
+from shared.runconfig import RunConfig, StaticMemoryBank, StaticModel, StaticShield, StaticToolGroup
 from shared.runconfig.secrets import mask
 from worker.balancer import Balancer
 from worker.catalog import Catalog
-from worker.observed import observed_inference, observed_safety, observed_tools
+from worker.memory.banks import Banks
+from worker.memory.embedding import Embedder
+from worker.memory.rag_tools import PROVIDER_ID, RagTools
+from worker.memory.service import Memory
+from worker.observed import observed_inference, observed_memory, observed_safety, observed_tools
 from worker.observer import Observer
 from worker.providers.inference import InferenceProvider
-from worker.providers.instances import build_inference, build_safety, build_tools
+from worker.providers.instances import build_inference, build_memory, build_safety, build_tools
+from worker.providers.memory import MemoryProvider
 from worker.providers.safety import SafetyProvider
 from worker.providers.tools import ToolProvider
 from worker.router import Router
-from worker.sources import InferenceSource, SafetySource, Source, ToolSource
+from worker.sources import InferenceSource, MemorySource, SafetySource, Source, ToolSource
 
-S = TypeVar("S", StaticModel, StaticShield, StaticToolGroup)
+S = TypeVar("S", StaticModel, StaticShield, StaticMemoryBank, StaticToolGroup)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +32,17 @@ class Fleet:
 
     inference: dict[str, InferenceProvider]
     safety: dict[str, SafetyProvider]
+    memory: dict[str, MemoryProvider]
     tools: dict[str, ToolProvider]
+    banks: Banks
+    searching: Memory
     catalog: Catalog
     router: Router
     sources: list[Source]
 
     def close(self) -> None:
         """Release all connections."""
-        for providers in (self.inference, self.safety, self.tools):
+        for providers in (self.inference, self.safety, self.memory, self.tools):
             for provider in providers.values():
                 provider.close()
 
@@ -42,21 +51,30 @@ def build_fleet(config: RunConfig, registrations: RegistrationStore, *, observer
     """Talks to nobody. Raises ConfigError for a wrong `config` of a provider, and for an entry without a provider."""
     told = observer or Observer()
     inference = {name: observed_inference(one, told) for name, one in build_inference(config).items()}
+    memory = {name: observed_memory(one, told) for name, one in build_memory(config).items()}
     tools = {name: observed_tools(one, told) for name, one in build_tools(config).items()}
     # Guard models are asked through the router, which finds safety providers through the catalog: so those are
     # added last.
     safety: dict[str, SafetyProvider] = {}
-    catalog = Catalog(safety=safety, tools=tools, registrations=registrations)
+    catalog = Catalog(safety=safety, tools=tools, memory=memory, registrations=registrations)
     router = Router(providers=inference, catalog=catalog)
+    embedder = Embedder(router=router)
+    banks = Banks(catalog=catalog, embedder=embedder)
+    searching = Memory(find=catalog.memory_bank, embedder=embedder)
+    if memory:
+        tools[PROVIDER_ID] = RagTools(memory=searching)
     shields = build_safety(config, chat=router.chat, serves=router.serves)
     safety.update({name: observed_safety(one, told) for name, one in shields.items()})
     return Fleet(
         inference=inference,
         safety=safety,
+        memory=memory,
         tools=tools,
+        banks=banks,
+        searching=searching,
         catalog=catalog,
         router=router,
-        sources=_sources(config, inference, safety, tools, router.balancer),
+        sources=_sources(config, inference, safety, memory, tools, balancer=router.balancer, banks=banks),
     )
 
 
@@ -64,19 +82,30 @@ def _sources(
     config: RunConfig,
     inference: dict[str, InferenceProvider],
     safety: dict[str, SafetyProvider],
+    memory: dict[str, MemoryProvider],
     tools: dict[str, ToolProvider],
+    *,
     balancer: Balancer,
+    banks: Banks,
 ) -> list[Source]:
-    shown = {instance.provider_id: mask(instance.config) for _, _, instance in config.providers.instances()}
+    shown = defaultdict(dict[str, Any]) | {
+        instance.provider_id: mask(instance.config) for _, _, instance in config.providers.instances()
+    }
     models = _assigned(config, "models", list(config.models), list(inference))
     shields = _assigned(config, "shields", list(config.shields), list(safety))
-    groups = _assigned(config, "toolgroups", list(config.toolgroups), list(tools))
+    kept = _assigned(config, "memory_banks", list(config.memory_banks), list(memory))
+    own = [name for name in tools if name != PROVIDER_ID]
+    groups = _assigned(config, "toolgroups", list(config.toolgroups), own)
     return [
         *(
             InferenceSource(provider=p, balancer=balancer, config=shown[i], models=models.get(i, []))
             for i, p in inference.items()
         ),
         *(SafetySource(provider=p, config=shown[i], shields=shields.get(i, [])) for i, p in safety.items()),
+        *(
+            MemorySource(provider=p, config=shown[i], banks=kept.get(i, []), made=banks.static)
+            for i, p in memory.items()
+        ),
         *(ToolSource(provider=p, config=shown[i], toolgroups=groups.get(i, [])) for i, p in tools.items()),
     ]
 

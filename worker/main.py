@@ -14,7 +14,7 @@ from celery.platforms import SecurityWarning
 from shared import garbage, logs
 from shared.errors import ConfigError
 from shared.hints import CALL, RUN_TURN, celery_app
-from shared.queues import CALLS_QUEUE, TURNS_QUEUE
+from shared.queues import CALLS_QUEUE, MEMORY_QUEUE, TURNS_QUEUE
 from shared.runconfig import RunConfig, load
 from shared.runconfig.secrets import secret_values
 from shared.settings import LogSettings, Settings
@@ -75,7 +75,11 @@ class Served:
     runtime: MakeRoom
 
 
-ROOMS = {TURNS_QUEUE: Served(RUN_TURN, Runtime), CALLS_QUEUE: Served(CALL, CallsRuntime)}
+ROOMS = {
+    TURNS_QUEUE: Served(RUN_TURN, Runtime),
+    CALLS_QUEUE: Served(CALL, CallsRuntime),
+    MEMORY_QUEUE: Served(RUN_TURN, Runtime),
+}
 
 
 def _wire(runtime: Room) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from shared.errors import ProviderError
 from worker.observer import Observer
 from worker.providers.inference import Delta, InferenceProvider
+from worker.providers.memory import MemoryProvider
 from worker.providers.safety import SafetyProvider
 from worker.providers.tools import ToolProvider, ToolResult
 
@@ -25,6 +26,10 @@ def observed_safety(provider: SafetyProvider, observer: Observer) -> SafetyProvi
 
 def observed_tools(provider: ToolProvider, observer: Observer) -> ToolProvider:
     return cast(ToolProvider, _Tools(provider, observer))
+
+
+def observed_memory(provider: MemoryProvider, observer: Observer) -> MemoryProvider:
+    return cast(MemoryProvider, _Memory(provider, observer))
 
 
 class _Observed:
@@ -84,6 +89,16 @@ class _Safety(_Observed):
 
     def run_shield(self, *given: Any, **named: Any) -> Any:
         return self._told(self._inner.run_shield, *given, **named)
+
+
+class _Memory(_Observed):
+    api = "memory"
+
+    def put(self, *given: Any, **named: Any) -> Any:
+        return self._told(self._inner.put, *given, **named)
+
+    def search(self, *given: Any, **named: Any) -> Any:
+        return self._told(self._inner.search, *given, **named)
 
 
 class _Tools(_Observed):

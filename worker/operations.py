@@ -17,12 +17,17 @@ from worker.calls import Operation
 from worker.catalog import tool_group
 from worker.direct import DirectInference
 from worker.fleet import Fleet
+from worker.memory.context import as_result, context_of
+from worker.memory.query import Query
+from worker.memory.service import Asked, Hit
 from worker.providers.inference import Model
 from worker.providers.safety import Shield
 from worker.providers.tools_schema import invalid_arguments
-from worker.sources import registered_tool
+from worker.sources import registered_bank, registered_tool
 
 P = TypeVar("P")
+_NAMES = frozenset({"identifier", "provider_id", "resource_id"})
+"""What a registration has beside its details."""
 
 
 class Operations:
@@ -43,6 +48,10 @@ class Operations:
             "list_tools": self.list_tools,
             "invoke_tool": self.invoke_tool,
             "run_shield": self.run_shield,
+            "register_memory_bank": self.register_memory_bank,
+            "unregister_memory_bank": self.unregister_memory_bank,
+            "query_memory": self.query_memory,
+            "query_memory_as_context": self.query_memory_as_context,
             "chat_completion": self._direct.chat_completion,
             "chat_completion_stream": self._direct.chat_completion_stream,
             "completion": self._direct.completion,
@@ -110,6 +119,46 @@ class Operations:
         tools = [asdict(registered_tool(tool)) for tool in provider.list_tools(name)]
         self._keep(tenant, Kind.TOOLGROUP, identifier, provider.provider_id, name, {**details, "tools": tools})
         return {}
+
+    def register_memory_bank(self, payload: Json) -> Json:
+        """`{memory_bank_id, type, provider_id?, provider_memory_bank_id?, embedding_model?, …}`."""
+        tenant, identifier = payload["tenant"], payload["memory_bank_id"]
+        provider = _chosen(self._fleet.memory, payload.get("provider_id"), api="memory")
+        # Banks of several tenants meet in one provider instance; ids of tenants hold no slash.
+        name = payload.get("provider_memory_bank_id") or identifier
+        bank = self._fleet.banks.completed(
+            payload, resource_id=name if tenant == DEFAULT_TENANT else f"{tenant}/{name}", tenant=tenant
+        )
+        known = self._catalog.current(tenant, "memory").memory_bank(identifier)
+        if known is not None and known != registered_bank(bank, provider.provider_id):
+            raise _taken(f"The memory bank '{identifier}' is there already, and another one", "memory_bank")
+        accepted = asdict(registered_bank(provider.register_memory_bank(bank), provider.provider_id))
+        details = {name: accepted[name] for name in accepted if name not in _NAMES}
+        self._keep(tenant, Kind.MEMORY_BANK, identifier, provider.provider_id, accepted["resource_id"], details)
+        return {}
+
+    def unregister_memory_bank(self, payload: Json) -> Json:
+        """`{memory_bank_id}`: all that is in it goes."""
+        tenant, identifier = payload["tenant"], payload["memory_bank_id"]
+        for one in self._registrations.of(tenant):
+            if one.kind is Kind.MEMORY_BANK and one.identifier == identifier and one.provider_id in self._fleet.memory:
+                self._fleet.memory[one.provider_id].unregister_memory_bank(one.resource_id)
+        return {}
+
+    def query_memory(self, payload: Json) -> Json:
+        """`{bank_id, query, params}`: `{chunks, scores}`."""
+        return as_result(self._searched([payload["bank_id"]], payload))
+
+    def query_memory_as_context(self, payload: Json) -> Json:
+        """`{bank_ids, query, params, max_tokens}`: `{content, metadata}`, as a model reads it."""
+        hits = self._searched(payload["bank_ids"], payload)
+        found = context_of(hits, max_tokens=payload["max_tokens"])
+        documents = [one["document_id"] for one in found.citations]
+        return {"content": found.text, "metadata": {"document_ids": documents, "citations": found.citations}}
+
+    def _searched(self, bank_ids: list[str], payload: Json) -> list[Hit]:
+        query = Query.of(payload["query"], payload["params"])
+        return self._fleet.searching.search([Asked(name, query) for name in bank_ids], tenant=payload["tenant"])
 
     def list_tools(self, payload: Json) -> Json:
         """`{toolgroup_id}` as its provider lists it now: `{tools}`."""

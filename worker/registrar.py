@@ -23,7 +23,7 @@ REFRESH_S = 60.0
 RETRY_S = 5.0
 ALIVE_S = 5.0
 _STORE_RETRY_S = 1.0
-APIS = frozenset({"inference", "safety", "tool_runtime"})
+APIS = frozenset({"inference", "safety", "memory", "tool_runtime"})
 
 
 class OnRegistry(Protocol):
@@ -98,10 +98,12 @@ class Registrar:
         there = [(source, self._listed.get(source.provider_id, Listing())) for source in self._sources.values()]
         shields = {shield.identifier: shield for _, listing in reversed(there) for shield in listing.shields}
         groups = {group.identifier: group for _, listing in reversed(there) for group in listing.toolgroups}
+        banks = {bank.identifier: bank for _, listing in reversed(there) for bank in listing.memory_banks}
         return Registry(
             models=merge_models((source.provider_id, listing.models) for source, listing in there),
             shields=sorted(shields.values(), key=lambda shield: shield.identifier),
             toolgroups=sorted(groups.values(), key=lambda group: group.identifier),
+            memory_banks=sorted(banks.values(), key=lambda bank: bank.identifier),
             providers=[
                 ProviderStatus(
                     api=source.api,
@@ -197,6 +199,8 @@ def _by_provider(known: Registry) -> dict[str, Listing]:
         listings[shield.provider_id].shields.append(shield)
     for group in known.toolgroups:
         listings[group.provider_id].toolgroups.append(group)
+    for bank in known.memory_banks:
+        listings[bank.provider_id].memory_banks.append(bank)
     return listings
 
 

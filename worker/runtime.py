@@ -20,17 +20,24 @@ from shared.log.keys import Keys
 from shared.log.reader import LogReader
 from shared.log.sessions import SessionStore
 from shared.log.turn_log import Claim, NotClaimable, TurnLog
+from shared.queues import MEMORY_QUEUE, TURNS_QUEUE
 from shared.redis_client import connect
 from shared.registrations import RegistrationStore
 from shared.registry import RegistryStore
 from shared.runconfig import RunConfig
 from shared.settings import Settings
+from worker.documents.addresses import Allowed
+from worker.documents.reader import DocumentReader
 from worker.drain import Drain
 from worker.fleet import build_fleet
 from worker.heartbeat import Heartbeat
 from worker.history import History
 from worker.interrupts import CancelAsked, Draining, Interrupt, Interrupts, LeaseLost
 from worker.journal import Journal
+from worker.memory.contents import Contents
+from worker.memory.embedding import Embedder
+from worker.memory.inserting import Inserter
+from worker.memory.retrieving import Retriever
 from worker.outage import Outage
 from worker.reaper import Reaper
 from worker.registrar import Registrar
@@ -52,6 +59,9 @@ _FAREWELL_S = 1.0
 class Runtime:
     """One per process. `start` before the first hint, `run` per hint, `begin_drain` at the end.
 
+    Insert jobs are turns to all of this: they have a queue of their own, so that they run in processes of their own.
+    Only who serves turns publishes what is served and counts as a worker: turns wait for those.
+
     Raises ConfigError for providers that cannot be built, metrics that cannot be served, and a store that is not as
     safe as the run config promises.
     """
@@ -62,6 +72,7 @@ class Runtime:
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.key_prefix)
         self._observer = build_observer(settings)
+        self._contents = _contents(config) if settings.queue == MEMORY_QUEUE else None
         registrations = RegistrationStore(client=self._client, keys=self._keys)
         self._fleet = build_fleet(config, registrations, observer=self._observer)
         turns = config.turns
@@ -89,6 +100,14 @@ class Runtime:
             router=self._fleet.router,
             shields=Shields(find=self._fleet.catalog.shield),
             toolbox=Toolbox(find=self._fleet.catalog.tools),
+            retriever=Retriever(memory=self._fleet.searching, router=self._fleet.router),
+            inserter=Inserter(
+                find=self._fleet.catalog.memory_bank,
+                embedder=Embedder(router=self._fleet.router),
+                read=self._contents,
+            )
+            if self._contents is not None
+            else None,
             hints=hints,
             observer=self._observer,
         )
@@ -112,7 +131,7 @@ class Runtime:
         self._registrar = Registrar(
             sources=self._fleet.sources,
             store=self._registry,
-            worker=self.name,
+            worker=self.name if settings.queue == TURNS_QUEUE else None,
             on_registry=self._fleet.catalog.update,
         )
         self._fleet.router.balancer.watch(self._registrar.look_again)
@@ -149,7 +168,7 @@ class Runtime:
     def run(self, member: str) -> None:
         """Look at a turn: run it if it is there to be claimed, else forget the hint."""
         self._heartbeat.wait_ready()
-        if member in self._running:
+        if member in self._running or TurnRef.parse(member).is_job != (self._tools.inserter is not None):
             return
         if self.drain.on:
             self.drain.give_back(partial(self._tools.hints.send, TurnRef.parse(member)))
@@ -232,6 +251,8 @@ class Runtime:
         with gevent.Timeout(_FAREWELL_S, False):
             self._heartbeat.stop()
             self._fleet.close()
+            if self._contents is not None:
+                self._contents.close()
 
     def _is_idle(self) -> bool:
         return not self._running
@@ -264,3 +285,8 @@ class Runtime:
             except (RedisError, OSError) as error:
                 outage.failed(error)
                 gevent.sleep(1)
+
+
+def _contents(config: RunConfig) -> Contents:
+    """What reads documents for insert jobs. Raises ConfigError."""
+    return Contents(reader=DocumentReader(), allowed=Allowed.of(*config.fetching.allow))

@@ -8,11 +8,12 @@ from functools import partial
 
 from shared.errors import ProviderError
 from shared.events import Json
-from shared.registry import RegisteredShield, RegisteredTool, RegisteredToolGroup, shown_endpoint
-from shared.runconfig import StaticModel, StaticShield, StaticToolGroup
+from shared.registry import RegisteredMemoryBank, RegisteredShield, RegisteredTool, RegisteredToolGroup, shown_endpoint
+from shared.runconfig import StaticMemoryBank, StaticModel, StaticShield, StaticToolGroup
 from shared.runconfig.secrets import mask, protect
 from worker.balancer import Balancer
 from worker.providers.inference import InferenceProvider, Model
+from worker.providers.memory import Bank, MemoryProvider
 from worker.providers.safety import SafetyProvider, Shield
 from worker.providers.tools import Tool, ToolGroup, ToolProvider
 
@@ -26,6 +27,7 @@ class Listing:
     models: list[Model] = field(default_factory=list)
     shields: list[RegisteredShield] = field(default_factory=list)
     toolgroups: list[RegisteredToolGroup] = field(default_factory=list)
+    memory_banks: list[RegisteredMemoryBank] = field(default_factory=list)
     problem: str | None = None
 
 
@@ -176,6 +178,54 @@ class ToolSource(Source):
             args=mask(protect(group.args)),
             tools=[registered_tool(tool) for tool in self._provider.list_tools(group.identifier)],
         )
+
+
+class MemorySource(Source):
+    """Memory banks: the provider's own and the run config's, not those that tenants register.
+
+    `made` completes a bank of the run config: a vector bank's dimension is its model's, which has to be asked.
+    """
+
+    api = "memory"
+
+    def __init__(
+        self,
+        *,
+        provider: MemoryProvider,
+        config: Json,
+        banks: Sequence[StaticMemoryBank] = (),
+        made: Callable[[StaticMemoryBank], Bank],
+    ) -> None:
+        super().__init__(provider_id=provider.provider_id, provider_type=provider.provider_type, config=config)
+        self._provider = provider
+        self._static = {bank.memory_bank_id: bank for bank in banks}
+        self._made = made
+        self._own: dict[str, Bank] = {}
+
+    def ask(self) -> Listing:
+        listed = self._provider.list_memory_banks()
+        problem = self._register((name, partial(self._accept, bank)) for name, bank in self._static.items())
+        served = {bank.identifier: bank for bank in listed} | self._own
+        return Listing(
+            memory_banks=[registered_bank(bank, self.provider_id) for bank in served.values()], problem=problem
+        )
+
+    def _accept(self, static: StaticMemoryBank) -> None:
+        self._own[static.memory_bank_id] = self._provider.register_memory_bank(self._made(static))
+
+
+def registered_bank(bank: Bank, provider_id: str) -> RegisteredMemoryBank:
+    """A bank as it stands in the registry."""
+    return RegisteredMemoryBank(
+        identifier=bank.identifier,
+        provider_id=provider_id,
+        resource_id=bank.resource_id,
+        kind=bank.kind.value,
+        embedding_model=bank.embedding_model,
+        embedding_dimension=bank.embedding_dimension,
+        chunk_size_in_tokens=bank.chunk_size_in_tokens,
+        overlap_size_in_tokens=bank.overlap_size_in_tokens,
+    )
 
 
 def registered_tool(tool: Tool) -> RegisteredTool:

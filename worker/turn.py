@@ -34,12 +34,17 @@ from shared.status import TurnStatus
 from worker.context import chat_messages
 from worker.decide import (
     ASSISTANT_OUTPUT,
+    INSERT,
     Abandon,
     AwaitClient,
+    CompleteInsert,
     CompleteTools,
     Finish,
     Infer,
+    Insert,
+    OpenInsert,
     OpenTools,
+    Retrieve,
     RunShields,
     RunTools,
     ShowReply,
@@ -51,6 +56,8 @@ from worker.history import History
 from worker.inference import run_inference, show_reply
 from worker.interrupts import CancelAsked, Draining, Interrupts, LeaseLost
 from worker.journal import Journal, TurnWriter
+from worker.memory.inserting import Inserter
+from worker.memory.retrieving import Retriever
 from worker.observer import Observer
 from worker.providers.inference import ChatRequest
 from worker.refusals import Refusals
@@ -65,7 +72,9 @@ Result = TypeVar("Result")
 
 TOOLS = "tool_execution"
 SHIELDS = "shield_call"
-_CLOSING = (CompleteTools, AwaitClient, Finish)
+RETRIEVAL = "memory_retrieval"
+INSERTION = "memory_insert"
+_CLOSING = (CompleteTools, CompleteInsert, AwaitClient, Finish)
 """What only writes down that something is over: a turn that is asked to leave does it itself."""
 _STORE_RETRY_S = (0.1, 0.2, 0.5, 1.0)
 
@@ -81,7 +90,10 @@ class TurnTools:
     router: Router
     shields: Shields
     toolbox: Toolbox
+    retriever: Retriever
     hints: Hints
+    inserter: Inserter | None = None
+    """Where insert jobs run; None where turns do."""
     observer: Observer = field(default_factory=Observer)
 
 
@@ -152,6 +164,14 @@ class TurnRun:
                 ))  # fmt: skip
             case RunShields(touchpoint, shields, messages):
                 self._run_shields(touchpoint, shields, messages)
+            case Retrieve():
+                self._retrieve()
+            case OpenInsert():
+                self._open_insert()
+            case Insert(step):
+                self._insert(step)
+            case CompleteInsert(step):
+                self._complete_insert(step)
             case Infer():
                 self._infer()
             case ShowReply(held):
@@ -197,6 +217,37 @@ class TurnRun:
                 last_one=done + 1 >= config["max_infer_iters"],
                 held=held_back(self._state),
             )
+
+    def _retrieve(self) -> None:
+        step = StepStart(step_type=RETRIEVAL, step_id=new_step_id(), started_at=self._stamps.next(), metadata={})
+        self.writer.emit(step)
+        state = self._state
+        with self._interrupts.open():
+            found = self._tools.retriever.look(state.config["memory"], state.input_messages, tenant=self.ref.tenant)
+        details = self._details(RETRIEVAL, step.step_id, step.started_at)
+        details |= {
+            "vector_db_ids": ",".join(found.bank_ids),
+            "inserted_context": found.context.text,
+            "query": found.query,
+            "citations": found.context.citations,
+        }
+        self.writer.emit(StepComplete(step_type=RETRIEVAL, step_id=step.step_id, step_details=details))
+
+    def _open_insert(self) -> None:
+        job = self._state.config[INSERT]
+        metadata = {"memory_bank_id": job["bank_id"], "documents": len(job["documents"])}
+        self.writer.emit(
+            StepStart(step_type=INSERTION, step_id=new_step_id(), started_at=self._stamps.next(), metadata=metadata)
+        )
+
+    def _insert(self, step: OpenStep) -> None:
+        if self._tools.inserter is None:
+            raise Draining  # a worker of the memory queue goes on with it
+        self._tools.inserter.run(self.writer, self._interrupts, step=step, job=self._state.config[INSERT])
+
+    def _complete_insert(self, step: OpenStep) -> None:
+        details = self._details(INSERTION, step.step_id, step.started_at) | step.metadata | step.progress
+        self.writer.emit(StepComplete(step_type=INSERTION, step_id=step.step_id, step_details=details))
 
     def _object_to(self, shields: list[str], messages: list[Json]) -> Json | None:
         with self._interrupts.open():

@@ -3,6 +3,9 @@
 from api.routes.agents import routes as agents
 from api.routes.inference import routes as inference
 from api.routes.inspect import routes as inspect
+from api.routes.jobs import routes as jobs
+from api.routes.memory import routes as memory
+from api.routes.memory_banks import routes as memory_banks
 from api.routes.models import routes as models
 from api.routes.operating import routes as operating
 from api.routes.providers import routes as providers
@@ -12,4 +15,19 @@ from api.routes.toolgroups import routes as toolgroups
 from api.routes.turn_reads import routes as turn_reads
 from api.routes.turns import routes as turns
 
-ALL = (agents, sessions, turns, turn_reads, operating, models, shields, toolgroups, inference, providers, inspect)
+ALL = (
+    agents,
+    sessions,
+    turns,
+    turn_reads,
+    operating,
+    models,
+    shields,
+    toolgroups,
+    memory_banks,
+    memory,
+    jobs,
+    inference,
+    providers,
+    inspect,
+)

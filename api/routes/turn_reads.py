@@ -14,6 +14,7 @@ from api.waiting import LONGEST_WAIT_S, within
 from shared.errors import NotFound
 from shared.events import Json
 from shared.ids import TurnRef
+from shared.log.reader import TurnRow
 from shared.status import RESTING
 from shared.types import turns as types
 from shared.types.steps import StepAnswer
@@ -81,6 +82,11 @@ def get_events(path: TurnPath, query: EventsQuery, header: EventsHeaders) -> Res
     the turn has ended, and you have all of its events.
     """
     ref, row = services().lookup.turn_row(tenant(), path.agent_id, path.session_id, path.turn_id)
+    return events_answer(ref, row, query, header)
+
+
+def events_answer(ref: TurnRef, row: TurnRow, query: EventsQuery, header: EventsHeaders) -> Response:
+    """The events of a turn, in the form that the request asks for."""
     after = header.last_event_id or query.after
     if query.wait is not None or _wants_json():
         page = services().tails.events_page(ref, row, after=after, wait_s=query.wait or 0.0, limit=query.limit)

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from shared.cli.supervisor import Supervisor
 from shared.cli.welcome import a_model, findings, try_this
 from shared.errors import ConfigError, StoreError
 from shared.log.durability import StoreCheck
-from shared.runconfig import Durability, load
+from shared.runconfig import MEMORY_PATH, Durability, load
 from shared.settings import Settings, kombu_url
 
 STORE_DEATHS = 3
@@ -45,7 +45,15 @@ def run_dev(settings: Settings, options: DevOptions) -> int:
         supervisor = Supervisor(console=console, held=(folder.fd,))
         _stop_on_signals(supervisor)
         key = config.api_keys[0].key.get_secret_value() if config.api_keys else None
-        DevStack(settings=settings, store=store, supervisor=supervisor, console=console, api_key=key).run(orphaned)
+        DevStack(
+            settings=settings,
+            store=store,
+            supervisor=supervisor,
+            console=console,
+            api_key=key,
+            environ={MEMORY_PATH: str(folder.path / "memory.sqlite3"), **os.environ},
+            memory=bool(config.providers.memory),
+        ).run(orphaned)
     return 0
 
 
@@ -72,7 +80,8 @@ def _checked(url: str, durability: Durability) -> str:
 class DevStack:
     """The stack under a supervisor, from the first process started to the last one ended.
 
-    `api_key` is one that its API takes, or None where it wants none.
+    `api_key` is one that its API takes, or None where it wants none; `environ` is what its processes inherit; `memory`:
+    documents can be inserted.
     """
 
     def __init__(
@@ -83,12 +92,16 @@ class DevStack:
         supervisor: Supervisor,
         console: Console,
         api_key: str | None,
+        environ: Mapping[str, str],
+        memory: bool,
     ) -> None:
         self._settings = settings if store is None else settings_for(settings, store)
         self._store = store
         self._supervisor = supervisor
         self._console = console
         self._api_key = api_key
+        self._environ = environ
+        self._memory = memory
 
     def run(self, orphaned: Callable[[], bool]) -> None:
         """Return, with nothing left running, when a stop was requested or `orphaned` holds.
@@ -119,7 +132,7 @@ class DevStack:
         return self._supervisor.deaths("store") >= STORE_DEATHS
 
     def _run_rooms(self, orphaned: Callable[[], bool]) -> None:
-        for child in room_children(self._settings, environ=os.environ):
+        for child in room_children(self._settings, environ=self._environ, memory=self._memory):
             self._supervisor.start(child)
         with HealthWatch(self._settings, on_healthy=self._welcome, on_waiting=self._still_waiting):
             self._supervisor.run_until(orphaned)

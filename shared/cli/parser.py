@@ -122,7 +122,8 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queue",
         metavar="NAME",
-        help="turns (default), or calls: what clients wait for, such as registering; a deployment needs one of each",
+        help="turns (default); calls: what clients wait for, such as registering; or memory: insert jobs. A deployment"
+        " needs one of each, of memory where documents are inserted",
     )
 
 

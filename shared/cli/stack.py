@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from shared.cli.child import ChildSpec
 from shared.cli.store import LocalStore
-from shared.queues import CALLS_QUEUE, TURNS_QUEUE
+from shared.queues import CALLS_QUEUE, MEMORY_QUEUE, TURNS_QUEUE
 from shared.settings import Settings
 
 API_COMMAND: tuple[str, ...] = (sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api.wsgi:app")
@@ -15,6 +15,8 @@ WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "worker")
 # ten seconds in which a stop has to be done.
 STORE, WORKER, API = 0, 1, 2
 STORE_GRACE_S, WORKER_GRACE_S, API_GRACE_S = 2.0, 3.5, 3.5
+_JOBS = 4
+"""Insert jobs at once: reading and cutting documents takes a core."""
 WORKER_DRAIN_S = 2  # and a moment to give turns back
 
 
@@ -29,8 +31,9 @@ def store_child(store: LocalStore, *, environ: Mapping[str, str]) -> ChildSpec:
     )
 
 
-def room_children(settings: Settings, *, environ: Mapping[str, str]) -> list[ChildSpec]:
-    """The workers, the calls worker and the API. `environ` is what they inherit; the settings go on top of it."""
+def room_children(settings: Settings, *, environ: Mapping[str, str], memory: bool) -> list[ChildSpec]:
+    """The workers, one for calls, one for insert jobs where there is `memory` to put documents into, and the API.
+    `environ` is what they inherit; the settings go on top of it."""
     env = {
         **environ,
         **settings.as_environ(),
@@ -55,8 +58,20 @@ def room_children(settings: Settings, *, environ: Mapping[str, str]) -> list[Chi
         stage=WORKER,
         grace_s=WORKER_GRACE_S,
     )
+    jobs = ChildSpec(
+        name="memory",
+        command=WORKER_COMMAND,
+        environ={
+            **env,
+            "TURNSTONE_QUEUE": MEMORY_QUEUE,
+            "TURNSTONE_CONCURRENCY": str(_JOBS),
+            **_metrics_port(settings, settings.workers + 1),
+        },
+        stage=WORKER,
+        grace_s=WORKER_GRACE_S,
+    )
     api = ChildSpec(name="api", command=API_COMMAND, environ=env, stage=API, grace_s=API_GRACE_S)
-    return [*workers, calls, api]
+    return [*workers, calls, *([jobs] if memory else []), api]
 
 
 def _metrics_port(settings: Settings, place: int) -> dict[str, str]:

@@ -47,8 +47,8 @@ class ShardKeys:
 
 @dataclass(frozen=True, slots=True)
 class IndexKeys:
-    """A tenant's turns in one shard, for listing: all and the active ones by their acceptance, the failed ones by
-    their end. Never the truth about a turn."""
+    """A tenant's turns (or insert jobs) in one shard, for listing: all and the active ones by their acceptance, the
+    failed ones by their end. Never the truth about a turn."""
 
     all: str
     active: str
@@ -79,9 +79,13 @@ class Keys:
     def shard(self, number: int) -> ShardKeys:
         return _shard_keys(self.prefix, number)
 
-    def index(self, number: int, tenant: str) -> IndexKeys:
-        base = f"{self.prefix}:{{s{number:02d}}}:{tenant}:index"
+    def index(self, number: int, tenant: str, *, jobs: bool = False) -> IndexKeys:
+        base = f"{self.prefix}:{{s{number:02d}}}:{tenant}:{'jobs' if jobs else 'index'}"
         return IndexKeys(f"{base}:all", f"{base}:active", f"{base}:failed")
+
+    def index_of(self, ref: TurnRef) -> IndexKeys:
+        """The indexes that list a turn."""
+        return self.index(ref.shard, ref.tenant, jobs=ref.is_job)
 
     def channel(self, number: int) -> str:
         """Carries a notice for each turn of the shard whose log grew: see shared/log/notices.py."""

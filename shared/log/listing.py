@@ -29,7 +29,7 @@ _ROUNDS = 8
 _FEWEST, _SPREAD = 8, 6
 """How much of each shard's index is read: a sixth of what is wanted of all of them is mostly enough, and where one
 shard has it all, eight rounds are."""
-_CURSOR = re.compile(r"(\d{1,16})-(sess_\d{2}_[0-9a-z]+)-(turn_\d{2}_[0-9a-z]+)", re.ASCII)
+_CURSOR = re.compile(r"(\d{1,16})-(sess_\d{2}_[0-9a-z]+)-((?:turn|job)_\d{2}_[0-9a-z]+)", re.ASCII)
 _FIELDS = ("status", "agent_id", "attempts", "last", "created_us", "worker", "retry_of")
 
 
@@ -79,9 +79,10 @@ class Page:
 
 
 class TurnListing:
-    """Lists turns. One per process; safe to share. Raises StoreError."""
+    """Lists turns, or insert jobs. One per process; safe to share. Raises StoreError."""
 
-    def __init__(self, *, client: Redis, keys: Keys, reader: LogReader) -> None:
+    def __init__(self, *, client: Redis, keys: Keys, reader: LogReader, jobs: bool = False) -> None:
+        self._jobs = jobs
         self._client = client
         self._keys = keys
         self._reader = reader
@@ -124,7 +125,7 @@ class TurnListing:
         be the next.
         """
         few = max(_FEWEST, reach // _SPREAD)
-        keys = [getattr(self._keys.index(shard, tenant), index) for shard in range(SHARDS)]
+        keys = [getattr(self._keys.index(shard, tenant, jobs=self._jobs), index) for shard in range(SHARDS)]
         with translated():
             pipe = self._client.pipeline(transaction=False)
             for key in keys:
@@ -164,7 +165,7 @@ class TurnListing:
         with translated():
             pipe = self._client.pipeline(transaction=False)
             for ref in stale:
-                pipe.zrem(getattr(self._keys.index(ref.shard, ref.tenant), index), ref.member)
+                pipe.zrem(getattr(self._keys.index_of(ref), index), ref.member)
             pipe.execute()
 
     def _with_errors(self, turns: list[Listed]) -> list[Listed]:

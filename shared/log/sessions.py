@@ -168,7 +168,6 @@ class SessionStore:
 
     def _remove_turns(self, ref: SessionRef, turns: Sequence[TurnRef]) -> None:
         keys, shard = self._keys.session(ref), self._keys.shard(ref.shard)
-        index = self._keys.index(ref.shard, ref.tenant)
         with translated():
             pipe = self._client.pipeline(transaction=False)
             for turn in turns:
@@ -179,6 +178,7 @@ class SessionStore:
                 names = self._keys.turn(turn)
                 own = [names.turn, names.events, names.private, names.blobs]
                 pipe.unlink(*own, *([scope] if scope else []))
+                index = self._keys.index_of(turn)
                 for name in (shard.ended, shard.limits, index.all, index.active, index.failed):
                     pipe.zrem(name, turn.member)
                 pipe.zrem(keys.turns, turn.turn_id)

@@ -164,7 +164,7 @@ class TurnLog:
         scope = self._keys.turn_idempotency(ref.session, idempotency_key) if idempotency_key else session.session
         record = self._blobs.store(ref, orjson.dumps(config))
         keys = [*self._end_keys(ref), self._keys.turn(ref).private, session.turns,
-                self._keys.index(ref.shard, ref.tenant).all, scope]  # fmt: skip
+                self._keys.index_of(ref).all, scope]  # fmt: skip
         args: list[Argument] = [
             ref.turn_id, ref.member, ref.tenant, ref.session_id, event.agent_id, digest,
             1 if idempotency_key else 0, 1 if keyless_retry else 0, SCHEMA_VERSION,
@@ -449,7 +449,7 @@ class TurnLog:
     def _end_keys(self, ref: TurnRef) -> list[str]:
         """The first keys of every script that may end a turn."""
         turn, session, shard = self._keys.turn(ref), self._keys.session(ref.session), self._keys.shard(ref.shard)
-        index = self._keys.index(ref.shard, ref.tenant)
+        index = self._keys.index_of(ref)
         return [turn.turn, turn.events, session.session, session.queue, shard.due, shard.leases, shard.limits,
                 shard.ended, shard.queued, index.active, index.failed]  # fmt: skip
 

@@ -4,7 +4,7 @@
 `providers`, so the variables named there need not be set in its environment.
 """
 
-from shared.runconfig.defaults import default_config
+from shared.runconfig.defaults import MEMORY_PATH, default_config
 from shared.runconfig.load import load, load_front
 from shared.runconfig.model import (
     ApiKey,
@@ -22,6 +22,7 @@ from shared.runconfig.model import (
 )
 
 __all__ = [
+    "MEMORY_PATH",
     "ApiKey",
     "Durability",
     "FrontConfig",

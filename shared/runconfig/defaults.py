@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
 from shared.errors import ConfigError
 from shared.runconfig.model import ProviderInstance, Providers, RunConfig
 
+MEMORY_PATH = "TURNSTONE_MEMORY"
+"""Where the memory of someone who wrote no config lies: a file that all workers of a machine share."""
 OPENAI_COMPATIBLE = "remote::openai"
 SCRIPTED = "inline::scripted"
+SQLITE = "inline::sqlite"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +58,17 @@ _SERVICES = (
 def default_config(environ: Mapping[str, str]) -> RunConfig:
     """The scripted model, which answers with an echo, and every service that `environ` names."""
     found = [_instance(service, environ) for service in _SERVICES if _named(service, environ)]
-    config = {"models": ["scripted"], "rules": [_GREETING]}
+    config = {"models": ["scripted"], "embedding_models": ["scripted-embedding"], "rules": [_GREETING]}
     scripted = ProviderInstance(provider_id="scripted", provider_type=SCRIPTED, config=config)
-    return RunConfig(providers=Providers(inference=(scripted, *found)))
+    return RunConfig(providers=Providers(inference=(scripted, *found), memory=_memory(environ)))
+
+
+def _memory(environ: Mapping[str, str]) -> tuple[ProviderInstance, ...]:
+    """The embedded provider, where its libraries are installed."""
+    if not all(find_spec(name) for name in ("apsw", "sqlite_vec")):
+        return ()
+    config = {"path": environ[MEMORY_PATH]} if environ.get(MEMORY_PATH) else {}
+    return (ProviderInstance(provider_id="sqlite", provider_type=SQLITE, config=config),)
 
 
 def _named(service: _Service, environ: Mapping[str, str]) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,16 +25,6 @@ Name = Annotated[str, Field(min_length=1)]
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 NO_FILE_DIGEST = "default"
-
-
-def _not_yet(value: Any) -> Any:
-    """Refuse what this release would read and not do: an operator would rely on it."""
-    if value:
-        raise ValueError("is not there yet in this release; leave it out.")
-    return value
-
-
-NotYet = AfterValidator(_not_yet)
 
 
 class Section(BaseModel):
@@ -67,6 +56,13 @@ class Limits(Section):
 
     body_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8
     messages: Count = 1000
+
+
+class Fetching(Section):
+    """Where documents may be fetched from by their URLs, besides the public internet: networks (`10.1.0.0/16`),
+    addresses and host names."""
+
+    allow: tuple[Name, ...] = ()
 
 
 class ApiKey(Section):
@@ -119,6 +115,7 @@ class StaticMemoryBank(Section):
     provider_id: Name | None = None
     provider_memory_bank_id: Name | None = None
     embedding_model: Name | None = None
+    embedding_dimension: Count | None = None
     chunk_size_in_tokens: Count | None = None
     overlap_size_in_tokens: Annotated[int, Field(ge=0)] | None = None
 
@@ -159,7 +156,7 @@ class Providers(Section):
 
     inference: tuple[ProviderInstance, ...] = ()
     safety: tuple[ProviderInstance, ...] = ()
-    memory: Annotated[tuple[ProviderInstance, ...], NotYet] = ()
+    memory: tuple[ProviderInstance, ...] = ()
     tool_runtime: tuple[ProviderInstance, ...] = ()
 
     def instances(self) -> Iterator[tuple[str, int, ProviderInstance]]:
@@ -180,11 +177,12 @@ class FrontConfig(Section):
 
     turns: Turns = Turns()
     limits: Limits = Limits()
+    fetching: Fetching = Fetching()
     durability: Durability = "none"
     api_keys: Annotated[tuple[ApiKey, ...], BeforeValidator(_keyed)] = ()
     models: tuple[StaticModel, ...] = ()
     shields: tuple[StaticShield, ...] = ()
-    memory_banks: Annotated[tuple[StaticMemoryBank, ...], NotYet] = ()
+    memory_banks: tuple[StaticMemoryBank, ...] = ()
     toolgroups: tuple[StaticToolGroup, ...] = ()
 
     @field_validator("api_keys")

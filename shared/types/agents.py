@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, Field, model_validator
 
 from shared.types.base import Items, Name, Wire
+from shared.types.retrieval import AgentMemory
 from shared.types.sampling import ResponseFormat, SamplingParams
 from shared.types.tools import ToolChoice, ToolConfig, ToolDef, ToolGroup
 
@@ -34,6 +35,9 @@ class AgentConfig(Wire):
             description="What a shield that fails means. `on_error` is read as well.",
         ),
     ] = "block"
+    memory: Annotated[
+        AgentMemory | None, Field(description="Memory banks that are looked into before the first reply of a turn.")
+    ] = None
     max_infer_iters: MaxIters = 10
     enable_session_persistence: Annotated[
         bool, Field(description="False: sessions expire some time after their last turn.")

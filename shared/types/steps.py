@@ -49,11 +49,16 @@ class ShieldCallStep(BaseStep):
 
 
 class MemoryRetrievalStep(BaseStep):
-    """Context was fetched from memory."""
+    """Memory was looked into. `vector_db_ids` are the banks, with commas in between; `inserted_context` is what the
+    model was shown of them in this turn, and empty where nothing was found."""
 
     step_type: Literal["memory_retrieval"]
     vector_db_ids: str
     inserted_context: Content
+    query: Annotated[str | None, Field(description="What was asked.")] = None
+    citations: Annotated[
+        list[Json], Field(description="Its sources, in order: `{document_id, bank_id, position, score, metadata}`.")
+    ] = Field(default_factory=list)
 
 
 Step = Annotated[

@@ -13,7 +13,14 @@ import yaml
 from stack import Stack
 
 from shared.runconfig import load
-from worker.providers.instances import INFERENCE_TYPES, build_inference, build_safety, build_tools
+from worker.providers.instances import (
+    INFERENCE_TYPES,
+    MEMORY_TYPES,
+    build_inference,
+    build_memory,
+    build_safety,
+    build_tools,
+)
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_URL = "http://127.0.0.1:8321"
@@ -98,7 +105,7 @@ def test_the_readmes_run_config_is_valid(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("api", ["inference", "safety", "tool_runtime"])
+@pytest.mark.parametrize("api", ["inference", "safety", "memory", "tool_runtime"])
 def test_the_configs_of_the_providers_page_are_valid(tmp_path: Path, api: str) -> None:
     file = tmp_path / "turnstone.yaml"
     file.write_text(block("docs/providers.md", "yaml", f"  {api}:"))
@@ -107,6 +114,7 @@ def test_the_configs_of_the_providers_page_are_valid(tmp_path: Path, api: str) -
     built = {
         "inference": lambda: build_inference(config),
         "safety": lambda: build_safety(config, chat=lambda request: iter(()), serves=lambda model: True),
+        "memory": lambda: build_memory(config),
         "tool_runtime": lambda: build_tools(config),
     }[api]()
 
@@ -117,7 +125,7 @@ def test_the_configs_of_the_providers_page_are_valid(tmp_path: Path, api: str) -
 
 def test_the_providers_page_says_of_every_type_what_it_was_run_against() -> None:
     table = (ROOT / "docs/providers.md").read_text().partition("## Inference")[0]
-    types = {*INFERENCE_TYPES, "inline::denylist", "inline::llama-guard", "remote::openai-moderation"}
+    types = {*INFERENCE_TYPES, *MEMORY_TYPES, "inline::denylist", "inline::llama-guard", "remote::openai-moderation"}
     assert [kind for kind in {*types, "remote::http", "remote::mcp"} if f"| `{kind}` |" not in table] == []
 
 
@@ -130,6 +138,7 @@ def test_the_providers_page_says_of_every_type_what_it_was_run_against() -> None
         "examples/README.md",
         "docs/design.md",
         "docs/api.md",
+        "docs/memory.md",
         "docs/operations.md",
         "docs/performance.md",
         "docs/providers.md",

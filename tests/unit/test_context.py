@@ -69,3 +69,19 @@ def test_documents_without_a_user_message_make_one() -> None:
     item = {"type": "text", "text": "the text"}
     messages = with_documents([{"role": "tool", "call_id": "c", "content": "x"}], [{"content": [item]}])
     assert messages[-1] == {"role": "user", "content": [item]}
+
+
+def test_what_was_found_in_memory_is_context_of_this_turn_alone() -> None:
+    looked = {"step_type": "memory_retrieval", "completed_at": "t", "inserted_context": "from memory"}
+    state = TurnState(config={}, input_messages=[user("two")], steps=[looked])
+    history = [{"input_messages": [user("one")], "steps": [looked, reply("answer one")]}]
+
+    messages = chat_messages(history, state)
+
+    assert messages[0] == user("one")
+    assert messages[-1]["context"] == [{"type": "text", "text": "from memory"}]
+
+
+def test_nothing_found_in_memory_changes_nothing() -> None:
+    looked = {"step_type": "memory_retrieval", "completed_at": "t", "inserted_context": ""}
+    assert chat_messages([], TurnState(input_messages=[user("hi")], steps=[looked])) == [user("hi")]

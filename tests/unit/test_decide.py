@@ -6,10 +6,14 @@ from shared.fold import OpenStep, TurnState
 from worker.decide import (
     Abandon,
     AwaitClient,
+    CompleteInsert,
     CompleteTools,
     Finish,
     Infer,
+    Insert,
+    OpenInsert,
     OpenTools,
+    Retrieve,
     RunShields,
     RunTools,
     ShowReply,
@@ -142,3 +146,40 @@ def test_what_the_clients_tools_gave_passes_the_input_shields() -> None:
     assert action.messages == [{"role": "tool", "call_id": "c1", "content": "found"}]
     ours = state(inference(call()), tools(answer("c1", tool="book")), config=config)
     assert next_action(ours) == Infer(), "server tools are the operator's own"
+
+
+MEMORY: Json = {"memory": {"memory_bank_configs": [{"bank_id": "b"}]}}
+LOOKED: Json = {"step_type": "memory_retrieval", "step_id": "m", "completed_at": "t", "inserted_context": ""}
+JOB: Json = {"insert": {"bank_id": "b", "documents": [{}, {}]}}
+
+
+def progress(done: int) -> Json:
+    return {"done": done, "chunks": done, "failed": 0, "failures": []}
+
+
+def test_memory_is_looked_into_once_before_the_first_reply() -> None:
+    assert next_action(state(config=MEMORY)) == Retrieve()
+    assert next_action(state(LOOKED, config=MEMORY)) == Infer()
+    assert next_action(state(LOOKED, inference(call()), tools(answer("c1")), config=MEMORY)) == Infer()
+
+
+def test_memory_is_looked_into_after_the_input_has_passed_its_shields() -> None:
+    config = {**MEMORY, "input_shields": ["a"]}
+    assert isinstance(next_action(state(config=config)), RunShields)
+    assert next_action(state(shields("user-input"), config=config)) == Retrieve()
+    assert next_action(state(shields("user-input"), LOOKED, config=config)) == Infer()
+
+
+def test_a_look_into_memory_that_a_worker_left_open_is_abandoned() -> None:
+    step = open_step("memory_retrieval")
+    assert next_action(state(config=MEMORY, open_step=step)) == Abandon(step)
+
+
+def test_an_insert_job_opens_its_step_stores_and_ends() -> None:
+    done = {"step_type": "memory_insert", "step_id": "i", "completed_at": "t"}
+    assert next_action(state(config=JOB)) == OpenInsert()
+    step = open_step("memory_insert", progress=progress(1))
+    assert next_action(state(config=JOB, open_step=step)) == Insert(step)
+    step = open_step("memory_insert", progress=progress(2))
+    assert next_action(state(config=JOB, open_step=step)) == CompleteInsert(step)
+    assert next_action(state(done, config=JOB)) == Finish()

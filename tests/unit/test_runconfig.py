@@ -155,8 +155,8 @@ def test_a_number_may_come_from_the_environment(tmp_path: Path) -> None:
         ("turns: {max_queued: 0}\n", "line 1: turns.max_queued: has to be greater than or equal to 1."),
         ("turns: {deadline_s: 0}\n", "line 1: turns.deadline_s: has to be greater than 0."),
         (
-            "memory_banks: [{memory_bank_id: b, type: vector}]\n",
-            "line 1: memory_banks: is not there yet in this release",
+            "memory_banks: [{memory_bank_id: b, type: vector, provider_id: gone}]\n",
+            "line 1: memory_banks[0].provider_id: no such provider instance",
         ),
         ("durability: always\n", "line 1: durability: has to be 'none', 'fsync' or 'replicated'."),
         (inference("config: {url: '${env.}'}"), "config.url: a malformed reference; write ${env.NAME}"),

@@ -13,6 +13,8 @@ from shared.runconfig.check import check
 from shared.runconfig.origin import KeyPath, Origin
 from worker.providers.imported import build_imported, is_import_path
 from worker.providers.inference import InferenceProvider
+from worker.providers.memory import MemoryProvider
+from worker.providers.memory_sqlite import SqliteMemory, SqliteMemoryConfig
 from worker.providers.ollama import OllamaConfig, OllamaInference
 from worker.providers.openai import OpenAIInference
 from worker.providers.openai_config import OpenAIConfig
@@ -55,6 +57,11 @@ INFERENCE_TYPES: dict[str, ProviderType[InferenceProvider]] = {
 }
 
 
+MEMORY_TYPES: dict[str, ProviderType[MemoryProvider]] = {
+    "inline::sqlite": ProviderType(config=SqliteMemoryConfig, make=SqliteMemory),
+}
+
+
 def build_inference(config: RunConfig) -> dict[str, InferenceProvider]:
     """The inference providers by `provider_id`, in the config's order.
 
@@ -76,6 +83,11 @@ def build_safety(config: RunConfig, *, chat: Chat, serves: Serves) -> dict[str, 
         "remote::openai-moderation": ProviderType(config=ModerationConfig, make=ModerationSafety),
     }
     return _build("safety", config, types, port=SafetyProvider)
+
+
+def build_memory(config: RunConfig) -> dict[str, MemoryProvider]:
+    """The memory providers by `provider_id`, in the config's order; talks to nobody and raises as above."""
+    return _build("memory", config, MEMORY_TYPES, port=MemoryProvider)
 
 
 def build_tools(config: RunConfig) -> dict[str, ToolProvider]:

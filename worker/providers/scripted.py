@@ -16,6 +16,7 @@ from worker.providers.inference import (
     ChatRequest,
     CompletionRequest,
     Delta,
+    EmbeddingRequest,
     Finished,
     InferenceProvider,
     Json,
@@ -26,6 +27,7 @@ from worker.providers.inference import (
     ToolCallDone,
 )
 from worker.providers.openai_config import Load
+from worker.providers.scripted_embedding import DIMENSIONS, scripted_embedding
 
 # A word with the space before it, as models cut their tokens; joined, they are the text again.
 _TOKEN = re.compile(r"\s*\S+|\s+$")
@@ -100,10 +102,14 @@ class Rule(Section):
 
 
 class ScriptedConfig(Load):
-    """The models to serve and the rules to answer by. Without a rule that matches, the user is echoed."""
+    """The models to serve and the rules to answer by. Without a rule that matches, the user is echoed.
+
+    `embedding_models` give embeddings by the letters of a text: see worker/providers/scripted_embedding.py.
+    """
 
     models: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("scripted",)
     rules: tuple[Rule, ...] = ()
+    embedding_models: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
 
 class ScriptedInference(InferenceProvider):
@@ -121,10 +127,14 @@ class ScriptedInference(InferenceProvider):
         self._sleep = sleep
 
     def list_models(self) -> list[Model]:
-        return [Model(identifier=name, resource_id=name) for name in self._config.models]
+        embedding = [
+            Model(identifier=name, resource_id=name, model_type="embedding") for name in self._config.embedding_models
+        ]
+        return [*(Model(identifier=name, resource_id=name) for name in self._config.models), *embedding]
 
     def register_model(self, model: Model) -> Model:
-        if model.resource_id not in self._config.models:
+        is_llm = model.model_type == "llm"
+        if model.resource_id not in (self._config.models if is_llm else self._config.embedding_models):
             raise self._no_model(model.resource_id)
         return model
 
@@ -144,6 +154,11 @@ class ScriptedInference(InferenceProvider):
         """As to a user who says the text."""
         message = {"role": "user", "content": request.content}
         return self.chat(ChatRequest(model=request.model, messages=[message], sampling_params=request.sampling_params))
+
+    def embed(self, request: EmbeddingRequest) -> list[list[float]]:
+        if request.model not in self._config.embedding_models:
+            raise self._no_model(request.model)
+        return [scripted_embedding(text, request.dimensions or DIMENSIONS) for text in request.texts]
 
     def close(self) -> None:
         pass
@@ -175,7 +190,7 @@ class ScriptedInference(InferenceProvider):
         )
 
     def _no_model(self, name: str) -> ProviderError:
-        served = ", ".join(self._config.models)
+        served = ", ".join([*self._config.models, *self._config.embedding_models])
         return ProviderError(
             f"Provider '{self.provider_id}' does not serve '{name}'. It serves: {served}.",
             provider_id=self.provider_id,

@@ -83,3 +83,11 @@ class ToolProvider(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release connections. The instance is not used afterwards."""
+
+
+class TenantTools(ToolProvider):
+    """A provider whose tools work on what belongs to a tenant."""
+
+    @abstractmethod
+    def of(self, tenant: str) -> ToolProvider:
+        """The same tools for this tenant."""

@@ -1,0 +1,81 @@
+"""Insert jobs: accepted like turns, each in a session of its own, so that none waits for another."""
+
+from dataclasses import dataclass
+
+from api.services import Services
+from api.submitting import confirm, require_durable, until_answered
+from shared.clock import now_iso
+from shared.events import Json, TurnCreated
+from shared.ids import SessionRef, TurnRef, new_job_id, new_session_id
+from shared.job_view import job_agent
+from shared.log.sessions import Session
+from shared.log.turn_log import PLAIN
+
+_ROUTE = "memory/insert"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insertion:
+    """What a client wants to have inserted. `documents` are as `shared.types.memory.MemoryDocument`, or with `chunks`
+    in place of a content. `digest` names the request's body."""
+
+    bank_id: str
+    documents: list[Json]
+    digest: str
+    idempotency_key: str | None = None
+    ttl_s: int | None = None
+    chunk_size_in_tokens: int | None = None
+
+
+def accept_job(services: Services, tenant: str, insertion: Insertion, *, now_s: float) -> tuple[TurnRef, bool]:
+    """Accept an insert job, and have a worker look at it; whether an earlier request had done so.
+
+    Raises InvalidRequest for a bank that is not there, Conflict, and Unavailable.
+    """
+    services.served.look(tenant, lambda known: known.require_memory_banks([insertion.bank_id], param="bank_id"))
+    require_durable(services)
+
+    def create() -> Json:
+        ref = _accept(services, tenant, insertion, now_s)
+        return {"session_id": ref.session_id, "job_id": ref.turn_id}
+
+    created, replayed = services.idempotency.once(
+        create, tenant=tenant, route=_ROUTE, key=insertion.idempotency_key, digest=insertion.digest
+    )
+    ref = TurnRef(tenant, created["session_id"], created["job_id"])
+    confirm(services, ref)
+    return ref, replayed
+
+
+def _accept(services: Services, tenant: str, insertion: Insertion, now_s: float) -> TurnRef:
+    agent_id, session = job_agent(insertion.bank_id), SessionRef(tenant, new_session_id())
+    services.sessions.create(
+        session,
+        Session(
+            session_id=session.session_id,
+            agent_id=agent_id,
+            session_name=_ROUTE,
+            started_at=now_iso(),
+            idle_ttl_s=services.turns.session_ttl_s,  # the job can be read for so long
+        ),
+    )
+    ref = TurnRef(tenant, session.session_id, new_job_id(session.session_id))
+    event = TurnCreated(
+        turn_id=ref.turn_id,
+        session_id=ref.session_id,
+        agent_id=agent_id,
+        input_messages=[],
+        documents=[],  # they lie in the private record: who follows a job does not want them back
+        created_at=now_iso(),
+    )
+    config = {
+        "insert": {
+            "bank_id": insertion.bank_id,
+            "documents": insertion.documents,
+            "expires_at": None if insertion.ttl_s is None else now_s + insertion.ttl_s,
+            "chunk_size_in_tokens": insertion.chunk_size_in_tokens,
+        }
+    }
+    until_answered(services.log.accept, ref, event=event, config=config, digest=insertion.digest, terms=PLAIN)
+    services.hints.send(ref)
+    return ref

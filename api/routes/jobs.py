@@ -1,0 +1,90 @@
+"""Insert jobs: read, wait for, follow, cancel."""
+
+from typing import Annotated
+
+from flask import Response
+from pydantic import BaseModel, Field
+
+from api.answers import answer
+from api.routes.turn_reads import EventsHeaders, EventsQuery, TurnQuery, events_answer
+from api.routing import Query, Routes, Streamed, services, tenant
+from api.submitting import cancel
+from api.turn_answers import job_url
+from api.waiting import current, within
+from shared.clock import iso_of
+from shared.errors import Conflict
+from shared.events import Json
+from shared.job_view import bank_of
+from shared.log.listing import MOST, Listed, Place
+from shared.status import RESTING, TurnStatus
+from shared.types import memory as types
+from shared.types.turns import EventPage
+
+routes = Routes("jobs", about="Insert jobs: what becomes of documents that were sent to a memory bank.")
+
+_JOB = "/v1/jobs/<job_id>"
+
+
+class JobPath(BaseModel):
+    """An insert job."""
+
+    job_id: str
+
+
+class JobsQuery(Query):
+    """Which part of the list."""
+
+    limit: Annotated[int, Field(ge=1, le=MOST, description="How many at the most.")] = 50
+    after: Annotated[str | None, Field(description="Go on behind the page that gave this.")] = None
+
+
+@routes.on("GET", "/v1/jobs", answers={200: types.JobList}, problems=(422, 503))
+def list_jobs(query: JobsQuery) -> Response:
+    """List the insert jobs, newest first. A job is there for `turns.session_ttl_s` after its end."""
+    place = None if query.after is None else Place.parse(query.after)
+    page = services().jobs.page(tenant(), statuses=frozenset(TurnStatus), limit=query.limit, after=place)
+    after = None if page.after is None else page.after.cursor
+    return answer({"data": [_listed(job) for job in page.turns], "has_more": after is not None, "after": after})
+
+
+@routes.on("GET", _JOB, answers={200: types.Job}, problems=(404, 422, 503))
+def get_job(path: JobPath, query: TurnQuery) -> Response:
+    """Get an insert job as it is now. With `wait`: as soon as it has ended."""
+    ref, row = services().lookup.job(tenant(), path.job_id)
+    if query.wait and row.status not in RESTING:
+        return within(services(), ref, query.wait)
+    return answer(current(services(), ref))
+
+
+@routes.on(
+    "GET",
+    f"{_JOB}/events",
+    answers={200: Streamed(EventPage, "Server-sent events, or a page of events."), 204: None},
+    problems=(404, 422, 503),
+)
+def get_job_events(path: JobPath, query: EventsQuery, header: EventsHeaders) -> Response:
+    """Follow an insert job: the events of a turn with one step, whose progress has `{done, chunks, failures}`."""
+    return events_answer(*services().lookup.job(tenant(), path.job_id), query, header)
+
+
+@routes.on("POST", f"{_JOB}/cancel", answers={200: types.Job, 202: types.Job}, problems=(404, 409, 503))
+def cancel_job(path: JobPath) -> Response:
+    """Cancel an insert job. What is stored by then stays. 202: a worker was told, and it ends shortly."""
+    ref, _ = services().lookup.job(tenant(), path.job_id)
+    outcome, detail = cancel(services(), ref)
+    if outcome == "terminal" and detail != TurnStatus.CANCELED:
+        raise Conflict(f"Job '{ref.turn_id}' has ended already: it is {detail}.", code="already_ended")
+    return answer(current(services(), ref), 202 if outcome == "asked" else 200)
+
+
+def _listed(job: Listed) -> Json:
+    optional = {"worker": job.worker, "error": job.error}
+    return {
+        "job_id": job.ref.turn_id,
+        "bank_id": bank_of(job.agent_id),
+        "status": job.status,
+        "attempts": job.attempts,
+        "created_at": iso_of(job.created_us),
+        **{name: value for name, value in optional.items() if value is not None},
+        "url": job_url(job.ref),
+    }

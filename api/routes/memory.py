@@ -1,0 +1,145 @@
+"""Memory: insert into banks, and ask them; also by the names of Llama Stack's client."""
+
+import time
+from collections import defaultdict
+from hashlib import sha256
+
+from flask import Response
+
+from api.answers import answer
+from api.idempotency import digest_of
+from api.jobs import Insertion, accept_job
+from api.routes.parts import CreationHeaders
+from api.routes.turns import SubmitHeaders
+from api.routing import Routes, body_as_sent, services, tenant
+from api.turn_answers import job_url
+from api.waiting import at_rest, current, preferred, preferred_wait_s
+from shared.errors import InvalidRequest
+from shared.events import Json
+from shared.ids import TurnRef
+from shared.types import memory as types
+from shared.types.content import ImageItem, TextItem
+
+routes = Routes("memory", about="What is put into memory banks, as jobs, and what is found there.")
+
+_ACCEPTS = (404, 409, 413, 415, 422, 503)
+_ASKS = (413, 415, 422, 500, 502, 503)
+
+
+@routes.on("POST", "/v1/memory/insert", answers={202: types.Job, 200: types.Job}, problems=_ACCEPTS)
+def insert(body: types.InsertDocuments, header: SubmitHeaders) -> Response:
+    """Insert documents into a bank, as a job.
+
+    202 at once: poll or tail the job at its `Location`. With `Prefer: wait=N` 200 once it has ended. A document that
+    cannot be read is listed in the job, and the others go in; one with the id of an earlier one replaces it.
+    """
+    insertion = Insertion(
+        bank_id=body.bank_id,
+        documents=[document.model_dump(exclude_none=True) for document in body.documents],
+        digest=digest_of(body_as_sent()),
+        idempotency_key=header.idempotency_key,
+        ttl_s=body.ttl_seconds,
+    )
+    ref, headers = _accepted(insertion)
+    wait_s = preferred_wait_s(header.prefer)
+    if wait_s is not None:
+        return preferred(services(), ref, wait_s, headers)
+    return answer(current(services(), ref), 202, {**headers, "Retry-After": "1"})
+
+
+@routes.on("POST", "/v1/tool-runtime/rag-tool/insert", answers={200: types.Job}, problems=_ACCEPTS)
+def insert_for_rag(body: types.InsertForRag, header: CreationHeaders) -> Response:
+    """Insert documents into a bank, and wait for it. A client that goes away changes nothing: the job goes on."""
+    insertion = Insertion(
+        bank_id=body.vector_db_id,
+        documents=[document.model_dump(exclude_none=True) for document in body.documents],
+        digest=digest_of(body_as_sent()),
+        idempotency_key=header.idempotency_key,
+        chunk_size_in_tokens=body.chunk_size_in_tokens,
+    )
+    return at_rest(services(), *_accepted(insertion))
+
+
+@routes.on("POST", "/v1/vector-io/insert", answers={200: types.Job}, problems=_ACCEPTS)
+def insert_chunks(body: types.InsertChunks, header: CreationHeaders) -> Response:
+    """Insert chunks that the client has cut, and wait for it."""
+    insertion = Insertion(
+        bank_id=body.vector_db_id,
+        documents=_by_document(body.chunks),
+        digest=digest_of(body_as_sent()),
+        idempotency_key=header.idempotency_key,
+        ttl_s=body.ttl_seconds,
+    )
+    return at_rest(services(), *_accepted(insertion))
+
+
+@routes.on("POST", "/v1/memory/query", answers={200: types.FoundChunks}, problems=_ASKS)
+def query(body: types.QueryMemory) -> Response:
+    """Find chunks in a bank, best first."""
+    return _found(body.bank_id, "bank_id", body)
+
+
+@routes.on("POST", "/v1/vector-io/query", answers={200: types.FoundChunks}, problems=_ASKS)
+def query_vector_db(body: types.QueryVectorDB) -> Response:
+    """Find chunks in a bank, best first."""
+    return _found(body.vector_db_id, "vector_db_id", body)
+
+
+@routes.on("POST", "/v1/tool-runtime/rag-tool/query", answers={200: types.RagResult}, problems=_ASKS)
+def query_for_rag(body: types.QueryForRag) -> Response:
+    """Find chunks in banks, as a text that a model can read."""
+    banks = body.vector_db_ids
+    services().served.look(tenant(), lambda known: known.require_memory_banks(banks, param="vector_db_ids"))
+    config = body.query_config
+    payload = {
+        "tenant": tenant(),
+        "bank_ids": banks,
+        "query": _text(body.content, "content"),
+        "params": {"max_chunks": config.max_chunks, "mode": config.mode},
+        "max_tokens": config.max_tokens_in_context,
+    }
+    return answer(services().calls.call("query_memory_as_context", payload))
+
+
+def _accepted(insertion: Insertion) -> tuple[TurnRef, Json]:
+    """The job, and the headers of its answer."""
+    ref, replayed = accept_job(services(), tenant(), insertion, now_s=time.time())
+    headers = {"Location": job_url(ref)}
+    return ref, headers | ({"Idempotent-Replayed": "true"} if replayed else {})
+
+
+def _found(bank_id: str, param: str, body: types.QueryMemory | types.QueryVectorDB) -> Response:
+    services().served.look(tenant(), lambda known: known.require_memory_banks([bank_id], param=param))
+    payload = {
+        "tenant": tenant(),
+        "bank_id": bank_id,
+        "query": _text(body.query, "query"),
+        "params": body.params.model_dump(exclude_none=True),
+    }
+    return answer(services().calls.call("query_memory", payload))
+
+
+def _text(content: object, param: str) -> str:
+    """The text of a question. Raises InvalidRequest for one with images."""
+    if isinstance(content, str):
+        return content
+    items = content if isinstance(content, list) else [content]
+    if any(isinstance(item, ImageItem) for item in items):
+        raise InvalidRequest("Memory is searched by text, not by images.", param=param, code="not_supported")
+    return "\n".join(item.text for item in items if isinstance(item, TextItem))
+
+
+def _by_document(chunks: list[types.VectorChunk]) -> list[Json]:
+    """Chunks as documents of chunks, in the order of their first ones. One that names none has the name of its text."""
+    documents: dict[str, list[Json]] = defaultdict(list)
+    for index, chunk in enumerate(chunks):
+        text = _text(chunk.content, f"chunks.{index}.content")
+        name = chunk.metadata.get("document_id")
+        if name is None:
+            name = f"chunk-{sha256(text.encode()).hexdigest()[:24]}"
+        elif not isinstance(name, str) or not 1 <= len(name) <= 255:
+            problem = "A document_id is a text of 1 to 255 characters."
+            raise InvalidRequest(problem, param=f"chunks.{index}.metadata.document_id", code="invalid_fields")
+        given: Json = {"content": text, "metadata": chunk.metadata}
+        documents[name].append(given if chunk.embedding is None else given | {"embedding": chunk.embedding})
+    return [{"document_id": name, "chunks": its} for name, its in documents.items()]

@@ -1,0 +1,1 @@
+"""Documents: fetched from URLs, and read into text."""

@@ -1,0 +1,1 @@
+"""Memory: what goes into banks, and how it is found again."""

@@ -1,0 +1,63 @@
+"""Completes banks that are to be registered: which model embeds for them, and in how many dimensions."""
+
+from shared.errors import InvalidRequest, ProviderError
+from shared.events import Json
+from shared.ids import DEFAULT_TENANT
+from shared.runconfig import StaticMemoryBank
+from worker.catalog import Catalog
+from worker.memory.embedding import Embedder
+from worker.providers.memory import Bank, BankKind
+
+CHUNK_TOKENS = 512
+_OVERLAP_PART = 8
+"""Neighbouring chunks share an eighth where nobody says how much: what a cut tears apart is whole in one of them."""
+
+
+class Banks:
+    """One per worker process."""
+
+    def __init__(self, *, catalog: Catalog, embedder: Embedder) -> None:
+        self._catalog = catalog
+        self._embedder = embedder
+
+    def completed(self, given: Json, *, resource_id: str, tenant: str) -> Bank:
+        """The bank that `given` asks for, `{memory_bank_id, type, embedding_model?, embedding_dimension?,
+        chunk_size_in_tokens?, overlap_size_in_tokens?}`. A model's dimension is asked of it.
+
+        Raises InvalidRequest where no model can be chosen, and ProviderError where it does not answer.
+        """
+        kind = BankKind(given["type"])
+        model = self._model(given.get("embedding_model"), tenant) if kind is BankKind.VECTOR else None
+        dimension = given.get("embedding_dimension") if model is not None else None
+        if model is not None and dimension is None:
+            dimension = self._embedder.dimension(model, tenant=tenant)
+        size = given.get("chunk_size_in_tokens") or CHUNK_TOKENS
+        overlap = given.get("overlap_size_in_tokens")
+        return Bank(
+            identifier=given["memory_bank_id"],
+            resource_id=resource_id,
+            kind=kind,
+            embedding_model=model,
+            embedding_dimension=dimension,
+            chunk_size_in_tokens=size,
+            overlap_size_in_tokens=size // _OVERLAP_PART if overlap is None else overlap,
+        )
+
+    def static(self, given: StaticMemoryBank) -> Bank:
+        """A bank of the run config. Raises ProviderError, also where no model can be chosen (yet)."""
+        resource_id = given.provider_memory_bank_id or given.memory_bank_id
+        try:
+            return self.completed(given.model_dump(), resource_id=resource_id, tenant=DEFAULT_TENANT)
+        except InvalidRequest as error:
+            raise ProviderError(error.message, provider_id=given.provider_id or "", code=error.code) from error
+
+    def _model(self, name: str | None, tenant: str) -> str:
+        registry = self._catalog.current(tenant, "inference")
+        if name is not None:
+            registry.require_model(name, "embedding", param="embedding_model")
+            return name
+        served = [model.identifier for model in registry.models if model.model_type == "embedding"]
+        if len(served) == 1:
+            return served[0]
+        problem = f"Name the model of a vector bank in embedding_model. Served: {', '.join(sorted(served)) or 'none'}."
+        raise InvalidRequest(problem, param="embedding_model", code="embedding_model_not_named")

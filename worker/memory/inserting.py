@@ -1,0 +1,104 @@
+"""An insert job: documents, in batches, from what the client sent into a bank.
+
+A job is a turn to the log: claimed, fenced, taken over and canceled like one. What it has done stands in the log as its
+step's progress, written after the bank has stored the batch. So a taker-over begins with the first batch that may not
+be stored, and storing a document twice leaves it there once.
+"""
+
+from collections.abc import Sequence
+from contextvars import copy_context
+from dataclasses import replace
+from functools import partial
+
+import gevent
+from gevent.pool import Pool
+
+from shared.events import Json, StepProgress
+from shared.fold import OpenStep
+from worker.interrupts import Interrupts
+from worker.journal import TurnWriter
+from worker.memory.embedding import Embedder
+from worker.memory.preparing import Failure, ReadContent, prepared
+from worker.memory.service import FindBank
+from worker.providers.memory import Bank, BankKind, Document, MemoryProvider
+
+_BATCH = 50
+_BATCH_BYTES = 500_000
+_READING = 8
+"""Documents of a batch that are fetched and read at once."""
+
+
+class Inserter:
+    """Runs insert jobs. One per worker process."""
+
+    def __init__(self, *, find: FindBank, embedder: Embedder, read: ReadContent) -> None:
+        self._find = find
+        self._embedder = embedder
+        self._read = read
+
+    def run(self, writer: TurnWriter, interrupts: Interrupts, *, step: OpenStep, job: Json) -> None:
+        """Store what is not stored yet; `step.progress` tells how far it is.
+
+        Raises ProviderError, and interrupts between and within batches.
+        """
+        documents: list[Json] = job["documents"]
+        with interrupts.open():
+            provider, bank = self._find(writer.ref.tenant, job["bank_id"])
+        bank = replace(bank, chunk_size_in_tokens=job.get("chunk_size_in_tokens") or bank.chunk_size_in_tokens)
+        while step.progress["done"] < len(documents):
+            interrupts.boundary()
+            batch = _next_batch(documents, step.progress["done"])
+            with interrupts.open():
+                outcomes = self._prepared(bank, batch, job.get("expires_at"))
+                stored = [outcome for outcome in outcomes if isinstance(outcome, Document)]
+                self._store(provider, bank, stored, writer.ref.tenant)
+            delta = {
+                "type": "progress",
+                "done": step.progress["done"] + len(batch),
+                "chunks": step.progress["chunks"] + sum(len(document.chunks) for document in stored),
+                "failures": [outcome.as_json() for outcome in outcomes if isinstance(outcome, Failure)],
+            }
+            writer.emit(StepProgress(step_type=step.step_type, step_id=step.step_id, delta=delta))
+
+    def _prepared(self, bank: Bank, batch: Sequence[Json], expires_at: float | None) -> list[Document | Failure]:
+        one = partial(prepared, bank=bank, read=self._read, expires_at=expires_at)
+        pool = Pool(_READING)
+        try:
+            reads = [pool.spawn(copy_context().run, one, sent) for sent in batch]
+            gevent.joinall(reads, raise_error=True)
+        finally:
+            pool.kill()
+        return [read.get() for read in reads]
+
+    def _store(self, provider: MemoryProvider, bank: Bank, documents: Sequence[Document], tenant: str) -> None:
+        if bank.kind is BankKind.VECTOR and bank.embedding_model is not None:
+            documents = self._embedded(bank.embedding_model, documents, tenant)
+        if documents:
+            provider.put(bank, documents)
+
+    def _embedded(self, model: str, documents: Sequence[Document], tenant: str) -> list[Document]:
+        """With an embedding for each chunk that came without one."""
+        bare = [chunk for document in documents for chunk in document.chunks if chunk.embedding is None]
+        vectors = iter(self._embedder.many(model, [chunk.content for chunk in bare], tenant=tenant))
+        return [
+            replace(
+                document,
+                chunks=[
+                    chunk if chunk.embedding is not None else replace(chunk, embedding=next(vectors))
+                    for chunk in document.chunks
+                ],
+            )
+            for document in documents
+        ]
+
+
+def _next_batch(documents: Sequence[Json], done: int) -> list[Json]:
+    """The next documents: few enough to be stored, and told of, every second or so."""
+    batch: list[Json] = []
+    size = 0
+    for document in documents[done : done + _BATCH]:
+        size += len(str(document.get("content") or document.get("chunks")))
+        if batch and size > _BATCH_BYTES:
+            break
+        batch.append(document)
+    return batch

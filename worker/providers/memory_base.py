@@ -1,0 +1,105 @@
+"""What memory providers share: the way of a search by kind and mode, the checks of a bank, the words of errors."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from shared.errors import ProviderError
+from worker.providers.memory import Bank, BankKind, Document, Found, MemoryProvider, Search
+
+MOST_DIMENSIONS = 8192
+_FUSION = 60
+"""The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009)."""
+_DEEPER = 3
+"""Of each list so many times the limit are fused: what is second in both may be better than what is first in one."""
+
+
+class SearchedMemory(MemoryProvider):
+    """A provider whose implementations supply one search for each way. All of them raise ProviderError."""
+
+    def __init__(self, *, provider_id: str) -> None:
+        self.provider_id = provider_id
+
+    def search(self, bank: Bank, search: Search) -> list[Found]:
+        if bank.kind is BankKind.KEYVALUE:
+            return self._by_keys(bank, search)
+        if bank.kind is BankKind.GRAPH:
+            return self._by_entities(bank, search)
+        if bank.kind is BankKind.KEYWORD or search.mode == "keyword":
+            return self._by_words(bank, search, search.limit)
+        self._check_vector(bank, search.embedding)
+        if search.mode == "vector":
+            return self._by_vector(bank, search, search.limit)
+        deep = search.limit * _DEEPER
+        lists = [self._by_vector(bank, search, deep), self._by_words(bank, search, deep)]
+        return fused(lists)[: search.limit]
+
+    @abstractmethod
+    def _by_vector(self, bank: Bank, search: Search, limit: int) -> list[Found]:
+        """The nearest chunks."""
+
+    @abstractmethod
+    def _by_words(self, bank: Bank, search: Search, limit: int) -> list[Found]:
+        """The chunks that have most of the words."""
+
+    @abstractmethod
+    def _by_keys(self, bank: Bank, search: Search) -> list[Found]:
+        """The documents with these ids, in the order of the keys."""
+
+    @abstractmethod
+    def _by_entities(self, bank: Bank, search: Search) -> list[Found]:
+        """The documents about entities that are at most so many relations away."""
+
+    def _check_bank(self, bank: Bank) -> None:
+        """Raises `memory_bank_refused`."""
+        if bank.kind is not BankKind.VECTOR:
+            return
+        if bank.embedding_model is None or not 1 <= (bank.embedding_dimension or 0) <= MOST_DIMENSIONS:
+            problem = f"takes vector banks with a model and 1 to {MOST_DIMENSIONS} dimensions only."
+            raise self._error("memory_bank_refused", problem)
+
+    def _check_documents(self, bank: Bank, documents: Sequence[Document]) -> list[Document]:
+        """Each id once, the last one. Raises `embedding_dimension_mismatch`."""
+        for document in documents if bank.kind is BankKind.VECTOR else ():
+            for chunk in document.chunks:
+                self._check_vector(bank, chunk.embedding)
+        return list({document.document_id: document for document in documents}.values())
+
+    def _check_vector(self, bank: Bank, embedding: Sequence[float] | None) -> None:
+        given, wanted = len(embedding or ()), bank.embedding_dimension
+        if given != wanted:
+            problem = (
+                f"keeps embeddings of {wanted} dimensions in the bank '{bank.identifier}', and got one of {given}."
+                " Was another model put in the place of the bank's?"
+            )
+            raise self._error("embedding_dimension_mismatch", problem)
+
+    def _no_bank(self, bank: Bank) -> ProviderError:
+        problem = f"has no memory bank '{bank.identifier}' (any more). Register it again."
+        return self._error("memory_bank_not_found", problem)
+
+    def _taken(self, bank: Bank) -> ProviderError:
+        problem = (
+            f"has a memory bank '{bank.identifier}' already, of another kind, model or dimension. Delete it first."
+        )
+        return self._error("memory_bank_taken", problem)
+
+    def _error(self, code: str, problem: str, **facts: Any) -> ProviderError:
+        """`problem` continues the sentence that begins with the provider's name."""
+        message = f"Provider '{self.provider_id}' {problem}"
+        return ProviderError(message, provider_id=self.provider_id, code=code, **facts)
+
+
+def fused(lists: Sequence[Sequence[Found]]) -> list[Found]:
+    """By reciprocal rank fusion: each list gives 1 / (60 + rank) to what it found."""
+    scores: dict[tuple[str, int], float] = {}
+    chunks: dict[tuple[str, int], Found] = {}
+    for found in lists:
+        for rank, one in enumerate(found, start=1):
+            place = (one.document_id, one.position)
+            scores[place] = scores.get(place, 0.0) + 1 / (_FUSION + rank)
+            chunks.setdefault(place, one)
+    best = sorted(scores, key=lambda place: -scores[place])
+    return [
+        Found(document_id=place[0], position=place[1], chunk=chunks[place].chunk, score=scores[place]) for place in best
+    ]
