@@ -1,8 +1,8 @@
 """Whether retrieval is right: against brute force, against a reference BM25, and both ways together against each alone.
 
 The collection is made from a seed: topics with words of their own, sentences of them, and for each topic a query of
-words that no sentence has in this order. Half of the queries have typing errors, which words do not survive; half name a
-rare number, which an embedding by letters hardly sees.
+words that no sentence has in this order. Half of the queries have typing errors, which words do not survive; half name
+a rare number, which an embedding by letters hardly sees.
 """
 
 import math
