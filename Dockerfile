@@ -20,17 +20,18 @@ COPY api api
 COPY worker worker
 RUN /opt/turnstone/bin/pip install --no-deps . \
     && /opt/turnstone/bin/pip uninstall --yes pip setuptools
+RUN mkdir /var/lib/turnstone
 
 FROM python:${PYTHON}-slim
 LABEL org.opencontainers.image.title="Turnstone" \
       org.opencontainers.image.description="Runs long agent turns for web backends." \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/turnstone /opt/turnstone
+COPY --from=build --chown=10001:10001 /var/lib/turnstone /var/lib/turnstone
 ENV PATH=/opt/turnstone/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # A run config that is mounted here as turnstone.yaml is found without being named.
 WORKDIR /etc/turnstone
 # Nothing is written but temporary files, and documents below /var/lib/turnstone: the rest may be read-only, with a /tmp.
-RUN install -d -o 10001 -g 10001 /var/lib/turnstone
 USER 10001:10001
 EXPOSE 8321
 ENTRYPOINT ["turnstone"]
