@@ -36,7 +36,7 @@ def accept_job(services: Services, tenant: str, insertion: Insertion, *, now_s: 
     require_durable(services)
 
     def create() -> Json:
-        ref = _accept(services, tenant, insertion, now_s)
+        ref = accepted_job(services, tenant, insertion, now_s)
         return {"session_id": ref.session_id, "job_id": ref.turn_id}
 
     created, replayed = services.idempotency.once(
@@ -47,7 +47,8 @@ def accept_job(services: Services, tenant: str, insertion: Insertion, *, now_s: 
     return ref, replayed
 
 
-def _accept(services: Services, tenant: str, insertion: Insertion, now_s: float) -> TurnRef:
+def accepted_job(services: Services, tenant: str, insertion: Insertion, now_s: float) -> TurnRef:
+    """A new job, in a session of its own. `now_s` is in seconds since the epoch."""
     agent_id, session = job_agent(insertion.bank_id), SessionRef(tenant, new_session_id())
     services.sessions.create(
         session,

@@ -66,7 +66,7 @@ def _shape(value: Any) -> str | None:
         return "text"
     if isinstance(value, list):
         return "items"
-    if isinstance(value, dict) and "uri" in value and "type" not in value:
+    if isinstance(value, URL) or (isinstance(value, dict) and "uri" in value and "type" not in value):
         return "url"
     return "item" if isinstance(value, dict | BaseModel) else None
 

@@ -26,6 +26,7 @@ def test_an_agent_is_kept_with_all_defaults_filled_in(api: Api) -> None:
         "output_shields": [],
         "shield_mode": "hold",
         "shield_on_error": "block",
+        "memory": None,
         "max_infer_iters": 10,
         "enable_session_persistence": True,
         "tool_choice": "auto",

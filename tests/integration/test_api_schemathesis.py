@@ -11,6 +11,7 @@ from callskit import with_calls
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from api.app import create_app
+from api.jobs import Insertion, accepted_job
 from api.services import build_services
 from shared.ids import TurnRef
 from shared.runconfig import FrontConfig
@@ -78,7 +79,9 @@ def aim(case: schemathesis.Case, api: Api) -> None:
     api.worker(turn).ask("c1")
     parts = dict(zip(("agent_id", "session_id", "turn_id"), turn.split("/")[3::2], strict=True))
     parts |= {"step_id": api.client.get(turn).json["steps"][0]["step_id"], "model_id": "one/m", "provider_id": "one"}
-    parts |= {"identifier": "words", "toolgroup_id": "seats", "tool_name": "book"}
+    parts |= {"identifier": "words", "toolgroup_id": "seats", "tool_name": "book", "bank_id": "nowhere"}
+    if "job_id" in case.path_parameters:
+        parts["job_id"] = ended_job(api)
     for name in case.path_parameters:
         case.path_parameters[name] = parts[name]
     if case.path.endswith(("/events", "/turn", "/requeue")):
@@ -87,6 +90,14 @@ def aim(case: schemathesis.Case, api: Api) -> None:
         api.client.post(f"{turn}/cancel")
     if isinstance(case.body, dict):
         aim_body(case.body)
+
+
+def ended_job(api: Api) -> str:
+    """An insert job that has ended: one that waits would be waited for."""
+    job = Insertion(bank_id="b", documents=[], digest="d")
+    ref = accepted_job(api.services, "default", job, 0.0)
+    api.services.log.cancel(ref, reason="A test.")
+    return ref.turn_id
 
 
 def aim_body(body: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ def test_it_says_what_it_found_and_started_and_what_to_try(tmp_path: Path) -> No
     assert "providers: scripted (inline::scripted)" in stack.output
     assert "store:     Valkey" in stack.output
     assert f"data:      {tmp_path}/.turnstone/{port}" in stack.output
-    for name in ("store", "worker-1", "worker-2", "calls", "api"):
+    for name in ("store", "worker-1", "worker-2", "calls", "memory", "api"):
         assert f"started {name} (pid " in stack.output
     assert f"worker-1  | working for unix://{tmp_path}/.turnstone/{port}/store.sock" in stack.output
     assert f"api=http://127.0.0.1:{port}/v1" in stack.output
@@ -50,8 +50,8 @@ def test_ctrl_c_and_sigterm_stop_everything_in_order(tmp_path: Path) -> None:
             assert stack.stop(number, seconds=10) == 0
             stack.wait_until_gone(seconds=1)
         ended = [line.split()[2] for line in stack.output.splitlines() if " ended: " in line]
-        # Worker and calls worker are told to stop at the same time.
-        assert [ended[0], sorted(ended[1:3]), *ended[3:]] == ["api", ["calls", "worker-1"], "store"]
+        # All kinds of workers are told to stop at the same time.
+        assert [ended[0], sorted(ended[1:4]), *ended[4:]] == ["api", ["calls", "memory", "worker-1"], "store"]
 
 
 def test_nothing_survives_a_sigkill_of_the_supervisor(tmp_path: Path) -> None:
