@@ -6,7 +6,7 @@ from api.services import Services
 from api.submitting import confirm, require_durable, until_answered
 from shared.clock import now_iso
 from shared.events import Json, TurnCreated
-from shared.ids import SessionRef, TurnRef, new_job_id, new_session_id
+from shared.ids import SessionRef, TurnRef, job_ids_for, new_job_id, new_session_id
 from shared.job_view import job_agent
 from shared.log.sessions import Session
 from shared.log.turn_log import PLAIN
@@ -48,8 +48,13 @@ def accept_job(services: Services, tenant: str, insertion: Insertion, *, now_s: 
 
 
 def accepted_job(services: Services, tenant: str, insertion: Insertion, now_s: float) -> TurnRef:
-    """A new job, in a session of its own. `now_s` is in seconds since the epoch."""
-    agent_id, session = job_agent(insertion.bank_id), SessionRef(tenant, new_session_id())
+    """A job, in a session of its own. `now_s` is in seconds since the epoch.
+
+    With an idempotency key its ids follow from the request. So whoever repeats one of which nothing is known but that
+    it came (this process died behind the acceptance) finds the same job.
+    """
+    session_id, job_id = _ids(tenant, insertion)
+    agent_id, session = job_agent(insertion.bank_id), SessionRef(tenant, session_id)
     services.sessions.create(
         session,
         Session(
@@ -60,7 +65,7 @@ def accepted_job(services: Services, tenant: str, insertion: Insertion, now_s: f
             idle_ttl_s=services.turns.session_ttl_s,  # the job can be read for so long
         ),
     )
-    ref = TurnRef(tenant, session.session_id, new_job_id(session.session_id))
+    ref = TurnRef(tenant, session.session_id, job_id)
     event = TurnCreated(
         turn_id=ref.turn_id,
         session_id=ref.session_id,
@@ -80,3 +85,11 @@ def accepted_job(services: Services, tenant: str, insertion: Insertion, now_s: f
     until_answered(services.log.accept, ref, event=event, config=config, digest=insertion.digest, terms=PLAIN)
     services.hints.send(ref)
     return ref
+
+
+def _ids(tenant: str, insertion: Insertion) -> tuple[str, str]:
+    """The ids of the job's session and of the job."""
+    if insertion.idempotency_key is None:
+        session_id = new_session_id()
+        return session_id, new_job_id(session_id)
+    return job_ids_for("\n".join((tenant, insertion.digest, insertion.idempotency_key)))

@@ -26,6 +26,9 @@ CALL_OUTCOME = "call_outcome"
 MOST_FAILURES = 100
 """How many documents that an insert job could not read are listed; all are counted."""
 
+INSERT_WRITER = "insert_writer"
+"""An insert job's place among its bank's writers: `{step_id, writer}`. Who takes it over writes at the same place."""
+
 HELD_REPLY = "held_reply"
 """A model's reply that no shield has passed yet: `{step_id, …}`."""
 
@@ -46,6 +49,8 @@ class OpenStep:
     """Responses of tool calls that were made, by call id."""
     held: Json | None = None
     """A reply that waits for its shields."""
+    writer: int | None = None
+    """An insert job's place among its bank's writers."""
     progress: Json = field(default_factory=lambda: {"done": 0, "chunks": 0, "failed": 0, "failures": []})
     """How far an insert job is: documents that are done with, chunks stored of them, documents that could not be read
     and the first of those, `{document_id, code, message}`."""
@@ -287,6 +292,7 @@ _REDUCERS: dict[type[Event], Callable[[TurnState, Any], None]] = {
 _NOTES: dict[str, Callable[[OpenStep, Json], Any]] = {
     CALL_INTENT: lambda step, note: step.intents.add(note["call_id"]),
     CALL_OUTCOME: lambda step, note: step.outcomes.update({note["response"]["call_id"]: note["response"]}),
+    INSERT_WRITER: lambda step, note: setattr(step, "writer", note["writer"]),
     HELD_REPLY: lambda step, note: setattr(step, "held", note),
 }
 

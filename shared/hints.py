@@ -15,7 +15,7 @@ from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import ChannelError, KombuError
 
-from shared.ids import TurnRef
+from shared.ids import TurnRef, is_job
 from shared.queues import MEMORY_QUEUE, QUEUES, TURNS_QUEUE, broker_name
 
 RUN_TURN = "turnstone.run_turn"
@@ -195,11 +195,10 @@ class Hints:
 
     def _publish(self, members: Sequence[str]) -> None:
         """In one round trip to Redis for each queue, and without one to RabbitMQ."""
-        jobs = [member for member in members if TurnRef.parse(member).is_job]
-        for name, those in (
-            (TURNS_QUEUE, [one for one in members if one not in jobs] if jobs else members),
-            (MEMORY_QUEUE, jobs),
-        ):
+        queues: dict[str, list[str]] = {TURNS_QUEUE: [], MEMORY_QUEUE: []}
+        for member in members:
+            queues[MEMORY_QUEUE if is_job(member) else TURNS_QUEUE].append(member)
+        for name, those in queues.items():
             if those:
                 self._publish_to(self._app.amqp.queues[name], those)
 

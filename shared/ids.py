@@ -3,6 +3,7 @@
 import secrets
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 
 from shared.errors import InvalidRequest
 
@@ -31,6 +32,13 @@ def new_job_id(session_id: str) -> str:
     return f"{_JOB}{shard_of(session_id):02d}_{secrets.token_hex(_RANDOM_BYTES)}"
 
 
+def job_ids_for(seed: str) -> tuple[str, str]:
+    """The session's id and the job's for a request that may come again: the same for the same seed."""
+    digest = sha256(seed.encode()).hexdigest()
+    shard, random = int(digest[:8], 16) % SHARDS, digest[8 : 8 + 2 * _RANDOM_BYTES]
+    return f"sess_{shard:02d}_{random}", f"{_JOB}{shard:02d}_{random}"
+
+
 def new_step_id() -> str:
     return f"step_{secrets.token_hex(_RANDOM_BYTES)}"
 
@@ -42,6 +50,11 @@ def new_call_id() -> str:
 def new_token() -> str:
     """An owner's token. Random, so that it fences also where a failover issues an epoch twice."""
     return secrets.token_hex(8)
+
+
+def is_job(member: str) -> bool:
+    """Whether a turn's `member` is that of an insert job: its last part says so."""
+    return f"/{_JOB}" in member
 
 
 @lru_cache(10_000)
@@ -95,7 +108,7 @@ class TurnRef:
     @property
     def is_job(self) -> bool:
         """Whether it is an insert job: a turn to the log, with indexes, a queue and routes of its own."""
-        return self.turn_id.startswith(_JOB)
+        return is_job(self.member)
 
     @classmethod
     def parse(cls, member: str) -> "TurnRef":

@@ -1,8 +1,7 @@
 """The provider instances of a run config, and how what they serve is found."""
 
-from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shared.registrations import RegistrationStore
 from shared.runconfig import RunConfig, StaticMemoryBank, StaticModel, StaticShield, StaticToolGroup
@@ -88,9 +87,7 @@ def _sources(
     balancer: Balancer,
     banks: Banks,
 ) -> list[Source]:
-    shown = defaultdict(dict[str, Any]) | {
-        instance.provider_id: mask(instance.config) for _, _, instance in config.providers.instances()
-    }
+    shown = {instance.provider_id: mask(instance.config) for _, _, instance in config.providers.instances()}
     models = _assigned(config, "models", list(config.models), list(inference))
     shields = _assigned(config, "shields", list(config.shields), list(safety))
     kept = _assigned(config, "memory_banks", list(config.memory_banks), list(memory))
@@ -106,7 +103,7 @@ def _sources(
             MemorySource(provider=p, config=shown[i], banks=kept.get(i, []), made=banks.static)
             for i, p in memory.items()
         ),
-        *(ToolSource(provider=p, config=shown[i], toolgroups=groups.get(i, [])) for i, p in tools.items()),
+        *(ToolSource(provider=p, config=shown.get(i, {}), toolgroups=groups.get(i, [])) for i, p in tools.items()),
     ]
 
 

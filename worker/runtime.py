@@ -13,7 +13,7 @@ from shared import logs
 from shared.clock import now_iso
 from shared.errors import ConfigError, SchemaTooNew, StoreError, Unwritable
 from shared.hints import Hints
-from shared.ids import TurnRef, new_token
+from shared.ids import TurnRef, is_job, new_token
 from shared.log.archive import RedisArchive
 from shared.log.durability import StoreCheck
 from shared.log.keys import Keys
@@ -168,7 +168,7 @@ class Runtime:
     def run(self, member: str) -> None:
         """Look at a turn: run it if it is there to be claimed, else forget the hint."""
         self._heartbeat.wait_ready()
-        if member in self._running or TurnRef.parse(member).is_job != (self._tools.inserter is not None):
+        if member in self._running or is_job(member) != (self._tools.inserter is not None):
             return
         if self.drain.on:
             self.drain.give_back(partial(self._tools.hints.send, TurnRef.parse(member)))

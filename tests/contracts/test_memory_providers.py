@@ -41,13 +41,18 @@ def document(name: str, *texts: str, vectors: Any = None, metadata: Any = None, 
     return Document(document_id=name, chunks=chunks, **more)
 
 
+def put(provider: MemoryProvider, bank: Bank, documents: list[Document]) -> None:
+    """By a writer who begins now."""
+    provider.put(bank, documents, writer=provider.begin(bank))
+
+
 def ids(found: list[Found]) -> list[tuple[str, int]]:
     return [(one.document_id, one.position) for one in found]
 
 
 def test_registering_again_keeps_what_is_there_and_another_bank_is_refused(provider: MemoryProvider) -> None:
     bank = bank_of(provider, BankKind.KEYWORD)
-    provider.put(bank, [document("d", "words")])
+    put(provider, bank, [document("d", "words")])
 
     assert bank_of(provider, BankKind.KEYWORD) == bank
     assert ids(provider.search(bank, Search(text="words"))) == [("d", 0)]
@@ -66,12 +71,12 @@ def test_a_vector_bank_needs_a_dimension_that_can_be_kept(provider: MemoryProvid
 def test_a_bank_that_is_deleted_is_gone_with_all_that_was_in_it(provider: MemoryProvider) -> None:
     bank, other = bank_of(provider, BankKind.KEYWORD), bank_of(provider, BankKind.KEYWORD, "other")
     for one in (bank, other):
-        provider.put(one, [document("d", "words")])
+        put(provider, one, [document("d", "words")])
 
     provider.unregister_memory_bank("bank")
     provider.unregister_memory_bank("bank")
 
-    for use in (lambda: provider.search(bank, Search(text="words")), lambda: provider.put(bank, [])):
+    for use in (lambda: provider.search(bank, Search(text="words")), lambda: put(provider, bank, [])):
         with pytest.raises(ProviderError) as caught:
             use()
         assert caught.value.code == "memory_bank_not_found"
@@ -87,7 +92,7 @@ def test_putting_twice_leaves_a_document_there_once_and_the_last_of_an_id_counts
     old = document("d", "first words", "more words", vectors=[[1, 0], [0, 1]], entities=["x"])
     new = document("d", "second thoughts", vectors=[[1, 0]], entities=["x"])
     for _ in range(2):
-        provider.put(bank, [old, new])
+        put(provider, bank, [old, new])
 
     search = Search(text="words thoughts", keys=["d"], entities=["x"], embedding=[1, 0], mode="keyword")
     found = provider.search(bank, search)
@@ -100,7 +105,7 @@ def test_a_put_with_one_wrong_document_stores_none(provider: MemoryProvider) -> 
     bank = bank_of(provider, BankKind.VECTOR)
     good, wrong = document("good", "words", vectors=[[1, 0]]), document("wrong", "words", vectors=[[1, 0, 0]])
     with pytest.raises(ProviderError) as caught:
-        provider.put(bank, [good, wrong])
+        put(provider, bank, [good, wrong])
     assert caught.value.code == "embedding_dimension_mismatch"
     assert provider.search(bank, Search(text="words")) == []
 
@@ -108,7 +113,7 @@ def test_a_put_with_one_wrong_document_stores_none(provider: MemoryProvider) -> 
 def test_vectors_are_found_by_their_angle(provider: MemoryProvider) -> None:
     bank = bank_of(provider, BankKind.VECTOR)
     vectors = {"east": [1, 0], "north-east": [5, 5], "north": [0, 0.1], "west": [-1, 0]}
-    provider.put(bank, [document(name, name, vectors=[vector]) for name, vector in vectors.items()])
+    put(provider, bank, [document(name, name, vectors=[vector]) for name, vector in vectors.items()])
 
     found = provider.search(bank, Search(embedding=[2, 0], mode="vector", limit=3))
 
@@ -125,7 +130,8 @@ def test_an_embedding_of_another_length_is_refused(provider: MemoryProvider) -> 
 
 def test_hybrid_prefers_what_is_found_both_ways(provider: MemoryProvider) -> None:
     bank = bank_of(provider, BankKind.VECTOR)
-    provider.put(
+    put(
+        provider,
         bank,
         [
             document("near", "nothing of it", vectors=[[1, 0]]),
@@ -144,13 +150,13 @@ def test_hybrid_prefers_what_is_found_both_ways(provider: MemoryProvider) -> Non
 )
 def test_no_words_of_a_query_are_taken_for_a_command(provider: MemoryProvider, text: str) -> None:
     bank = bank_of(provider, BankKind.KEYWORD)
-    provider.put(bank, [document("d", "some words")])
+    put(provider, bank, [document("d", "some words")])
     assert provider.search(bank, Search(text=text)) == []
 
 
 def test_words_are_found_whatever_their_case_and_accents(provider: MemoryProvider) -> None:
     bank = bank_of(provider, BankKind.KEYWORD)
-    provider.put(bank, [document("d", "Crème brûlée"), document("e", "日本 語")])
+    put(provider, bank, [document("d", "Crème brûlée"), document("e", "日本 語")])
     assert ids(provider.search(bank, Search(text="CREME"))) == [("d", 0)]
     assert ids(provider.search(bank, Search(text="日本"))) == [("e", 0)]
 
@@ -180,7 +186,7 @@ def test_filters_hold_before_the_best_are_taken(
         document(name, "words", vectors=[[0.5, 0.5]], metadata={"n": value, "topic": "t"})
         for name, value in values.items()
     ]
-    provider.put(bank, [*(crowd if filters else ()), *own])
+    put(provider, bank, [*(crowd if filters else ()), *own])
 
     hits = provider.search(bank, Search(text="words", embedding=[1, 0], mode=mode, limit=5, filters=filters))
 
@@ -192,7 +198,7 @@ def test_what_has_expired_is_not_found(provider: MemoryProvider, kind: BankKind)
     bank = bank_of(provider, kind)
     gone = document("gone", "words", vectors=[[1, 0]], entities=["x"], expires_at=1.0)
     there = document("there", "words", vectors=[[0, 1]], entities=["x"], expires_at=4e9)
-    provider.put(bank, [gone, there])
+    put(provider, bank, [gone, there])
     for mode in ("keyword", "vector"):
         search = Search(text="words", keys=["gone", "there"], entities=["x"], embedding=[1, 0], mode=mode, limit=1)  # type: ignore[arg-type]
         assert ids(provider.search(bank, search)) == [("there", 0)]
@@ -200,7 +206,7 @@ def test_what_has_expired_is_not_found(provider: MemoryProvider, kind: BankKind)
 
 def test_keys_are_exact_and_found_in_the_order_of_asking(provider: MemoryProvider) -> None:
     bank = bank_of(provider, BankKind.KEYVALUE)
-    provider.put(bank, [document(name, f"value of {name}") for name in ("a", "b", "A")])
+    put(provider, bank, [document(name, f"value of {name}") for name in ("a", "b", "A")])
     found = provider.search(bank, Search(keys=["b", "none", "a"]))
     assert ids(found) == [("b", 0), ("a", 0)]
     assert {one.score for one in found} == {1.0}
@@ -209,8 +215,8 @@ def test_keys_are_exact_and_found_in_the_order_of_asking(provider: MemoryProvide
 def test_a_graph_is_walked_as_far_as_asked_in_both_directions(provider: MemoryProvider) -> None:
     bank = bank_of(provider, BankKind.GRAPH)
     relations = {"r0": ("Ann", "knows", "Ben"), "r1": ("Ben", "knows", "Cid"), "r2": ("Cid", "knows", "Ann ")}
-    provider.put(bank, [document(name, name, relations=[one]) for name, one in relations.items()])
-    provider.put(bank, [document("e", "about Eve", entities=["Eve"])])
+    put(provider, bank, [document(name, name, relations=[one]) for name, one in relations.items()])
+    put(provider, bank, [document("e", "about Eve", entities=["Eve"])])
 
     near = provider.search(bank, Search(entities=["ANN"], depth=1))
 
@@ -221,7 +227,7 @@ def test_a_graph_is_walked_as_far_as_asked_in_both_directions(provider: MemoryPr
 
 def test_documents_that_are_deleted_are_gone(provider: MemoryProvider) -> None:
     bank = bank_of(provider, BankKind.KEYWORD)
-    provider.put(bank, [document("a", "words"), document("b", "words")])
+    put(provider, bank, [document("a", "words"), document("b", "words")])
     provider.delete(bank, ["a", "never there"])
     assert ids(provider.search(bank, Search(text="words"))) == [("b", 0)]
 
@@ -230,3 +236,29 @@ def test_an_unknown_type_names_those_there_are() -> None:
     instance = ProviderInstance(provider_id="it", provider_type="inline::sqlit", config={})
     with pytest.raises(ConfigError, match="did you mean inline::sqlite"):
         build_memory(RunConfig(providers=Providers(memory=(instance,))))
+
+
+def test_what_a_later_writer_has_put_stays(provider: MemoryProvider) -> None:
+    bank = bank_of(provider, BankKind.KEYWORD)
+    early, late = provider.begin(bank), provider.begin(bank)
+    assert early < late
+
+    provider.put(bank, [document("both", "newer words")], writer=late)
+    provider.put(bank, [document("both", "older words"), document("own", "older words")], writer=early)
+
+    found = provider.search(bank, Search(text="words"))
+    assert {one.document_id: one.chunk.content for one in found} == {"both": "newer words", "own": "older words"}
+
+
+def test_who_began_before_a_bank_was_deleted_finds_it_gone(provider: MemoryProvider) -> None:
+    bank = bank_of(provider, BankKind.KEYWORD)
+    old = provider.begin(bank)
+    provider.unregister_memory_bank("bank")
+    bank_of(provider, BankKind.KEYWORD)
+
+    with pytest.raises(ProviderError) as caught:
+        provider.put(bank, [document("d", "words")], writer=old)
+
+    assert caught.value.code == "memory_bank_not_found"
+    assert provider.begin(bank) > old
+    assert provider.search(bank, Search(text="words")) == []

@@ -30,9 +30,11 @@ WRITER = textwrap.dedent("""
     provider = SqliteMemory(provider_id="it", config=SqliteMemoryConfig(path=path))
     bank = Bank(identifier="b", resource_id="b", kind=BankKind.VECTOR, embedding_model="e", embedding_dimension=4)
     provider.register_memory_bank(bank)
+    writer = provider.begin(bank)
     for batch in range(batches):
         chunks = [Chunk(content=f"{name} words", token_count=2, embedding=[1, 0, 0, batch])] * 3
-        provider.put(bank, [Document(document_id=f"{name}-{batch}-{n}", chunks=chunks) for n in range(20)])
+        documents = [Document(document_id=f"{name}-{batch}-{n}", chunks=chunks) for n in range(20)]
+        provider.put(bank, documents, writer=writer)
         print(batch, flush=True)
 """)
 
@@ -44,6 +46,10 @@ def provider_on(path: Path, **config: Any) -> SqliteMemory:
 def writer(path: Path, name: str, batches: int) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", WRITER, str(path), name, str(batches)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+
+
+def put(provider: SqliteMemory, documents: list[Document]) -> None:
+    provider.put(BANK, documents, writer=provider.begin(BANK))
 
 
 def document(name: str, text: str = "words") -> Document:
@@ -97,7 +103,7 @@ def test_a_process_killed_in_mid_insert_leaves_whole_batches_only(tmp_path: Path
 def test_the_hub_goes_on_while_a_search_takes_long(tmp_path: Path) -> None:
     provider = provider_on(tmp_path / "memory.sqlite3")
     provider.register_memory_bank(BANK)
-    provider.put(BANK, [document(f"d{number}", "some words " * 200) for number in range(300)])
+    put(provider, [document(f"d{number}", "some words " * 200) for number in range(300)])
     ticks = 0
 
     def tick() -> None:
@@ -118,11 +124,11 @@ def test_who_is_killed_while_it_waits_leaves_the_provider_usable(tmp_path: Path)
     provider = provider_on(tmp_path / "memory.sqlite3")
     provider.register_memory_bank(BANK)
     many = [document(f"d{number}", "some words " * 50) for number in range(500)]
-    putting = gevent.spawn(provider.put, BANK, many)
+    putting = gevent.spawn(put, provider, many)
     gevent.sleep(0)
     putting.kill()
 
-    provider.put(BANK, [document("after", "later")])
+    put(provider, [document("after", "later")])
     wait_for(
         lambda: len(provider.search(BANK, Search(text="some", limit=1000))) in (0, 500), "the transaction has ended"
     )
@@ -137,9 +143,9 @@ def test_what_another_process_writes_is_waited_for_only_so_long(tmp_path: Path) 
     other.execute("BEGIN IMMEDIATE")
 
     with pytest.raises(ProviderError) as caught:
-        provider.put(BANK, [document("d")])
+        put(provider, [document("d")])
     other.execute("ROLLBACK")
-    provider.put(BANK, [document("d")])
+    put(provider, [document("d")])
     provider.close()
     other.close()
 

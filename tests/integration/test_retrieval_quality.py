@@ -1,4 +1,4 @@
-"""Whether retrieval is right: against brute force, against a reference BM25, and both ways together against each alone.
+"""Whether retrieval is right: against brute force, against a reference BM25, and what both ways together can find.
 
 The collection is made from a seed: topics with words of their own, sentences of them, and for each topic a query of
 words that no sentence has in this order. Half of the queries have typing errors, which words do not survive; half name
@@ -74,7 +74,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteMemory]
             Chunk(content=text, token_count=12, embedding=scripted_embedding(text))
         ])
         for name, text in COLLECTION.texts.items()
-    ])  # fmt: skip
+    ], writer=provider.begin(BANK))  # fmt: skip
     yield provider
     provider.close()
 
@@ -124,7 +124,7 @@ def test_words_are_ranked_as_by_a_reference_bm25(provider: SqliteMemory) -> None
         assert all(one.score == pytest.approx(reference[one.document_id], rel=1e-6) for one in found)
 
 
-def test_both_together_find_more_than_either(provider: SqliteMemory) -> None:
+def test_both_together_can_find_what_each_alone_misses(provider: SqliteMemory) -> None:
     recall = {
         mode: sum(
             any(one.document_id.split("-")[0] == topic for one in search(provider, query, mode))

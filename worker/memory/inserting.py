@@ -14,7 +14,7 @@ import gevent
 from gevent.pool import Pool
 
 from shared.events import Json, StepProgress
-from shared.fold import OpenStep
+from shared.fold import INSERT_WRITER, OpenStep
 from worker.interrupts import Interrupts
 from worker.journal import TurnWriter
 from worker.memory.embedding import Embedder
@@ -44,6 +44,7 @@ class Inserter:
         documents: list[Json] = job["documents"]
         with interrupts.open():
             provider, bank = self._find(writer.ref.tenant, job["bank_id"])
+        number = self._place(provider, bank, writer, interrupts, step)
         bank = replace(bank, chunk_size_in_tokens=job.get("chunk_size_in_tokens") or bank.chunk_size_in_tokens)
         while step.progress["done"] < len(documents):
             interrupts.boundary()
@@ -51,7 +52,7 @@ class Inserter:
             with interrupts.open():
                 outcomes = self._prepared(bank, batch, job.get("expires_at"))
                 stored = [outcome for outcome in outcomes if isinstance(outcome, Document)]
-                self._store(provider, bank, stored, writer.ref.tenant)
+                self._store(provider, bank, stored, tenant=writer.ref.tenant, number=number)
             delta = {
                 "type": "progress",
                 "done": step.progress["done"] + len(batch),
@@ -59,6 +60,22 @@ class Inserter:
                 "failures": [outcome.as_json() for outcome in outcomes if isinstance(outcome, Failure)],
             }
             writer.emit(StepProgress(step_type=step.step_type, step_id=step.step_id, delta=delta))
+
+    def _place(
+        self, provider: MemoryProvider, bank: Bank, writer: TurnWriter, interrupts: Interrupts, step: OpenStep
+    ) -> int:
+        """The job's place among the bank's writers: taken once, by a worker that still had the job when it was noted.
+
+        A worker that was stopped for so long that others went on cannot undo what later jobs have put: they began
+        behind it.
+        """
+        if step.writer is not None:
+            return step.writer
+        with interrupts.open():
+            number = provider.begin(bank)
+        writer.note(INSERT_WRITER, {"step_id": step.step_id, "writer": number})
+        writer.settle()
+        return number
 
     def _prepared(self, bank: Bank, batch: Sequence[Json], expires_at: float | None) -> list[Document | Failure]:
         one = partial(prepared, bank=bank, read=self._read, expires_at=expires_at)
@@ -70,11 +87,13 @@ class Inserter:
             pool.kill()
         return [read.get() for read in reads]
 
-    def _store(self, provider: MemoryProvider, bank: Bank, documents: Sequence[Document], tenant: str) -> None:
+    def _store(
+        self, provider: MemoryProvider, bank: Bank, documents: Sequence[Document], *, tenant: str, number: int
+    ) -> None:
         if bank.kind is BankKind.VECTOR and bank.embedding_model is not None:
             documents = self._embedded(bank.embedding_model, documents, tenant)
         if documents:
-            provider.put(bank, documents)
+            provider.put(bank, documents, writer=number)
 
     def _embedded(self, model: str, documents: Sequence[Document], tenant: str) -> list[Document]:
         """With an embedding for each chunk that came without one."""

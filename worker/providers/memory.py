@@ -122,9 +122,15 @@ class MemoryProvider(ABC):
         """Delete a bank with all that is in it. Repeating it is harmless."""
 
     @abstractmethod
-    def put(self, bank: Bank, documents: Sequence[Document]) -> None:
-        """Store documents, all of them or none: each replaces whatever was there under its id. Once this returns they
-        outlive a crash. Repeating it changes nothing; ids that stand twice: the last one counts."""
+    def begin(self, bank: Bank) -> int:
+        """A place among the bank's writers, higher than those of all who began before, also of a bank that was deleted
+        meanwhile. It outlives a crash."""
+
+    @abstractmethod
+    def put(self, bank: Bank, documents: Sequence[Document], *, writer: int) -> None:
+        """Store documents, all of them or none: each replaces whatever was there under its id, unless a later writer
+        (`begin`) has put that. Once this returns they outlive a crash. Repeating it changes nothing; ids that stand
+        twice: the last one counts. A writer that began before the bank was deleted finds it gone."""
 
     @abstractmethod
     def delete(self, bank: Bank, document_ids: Sequence[str]) -> None:

@@ -55,9 +55,16 @@ class SqliteMemory(SearchedMemory):
     def unregister_memory_bank(self, resource_id: str) -> None:
         self._file.write(lambda connection: _drop(connection, resource_id))
 
-    def put(self, bank: Bank, documents: Sequence[Document]) -> None:
+    def begin(self, bank: Bank) -> int:
+        def change(connection: "apsw.Connection") -> int:
+            connection.execute("INSERT INTO writers(bank) VALUES (?)", (self._number(connection, bank),))
+            return connection.last_insert_rowid()
+
+        return self._file.write(change)
+
+    def put(self, bank: Bank, documents: Sequence[Document], *, writer: int) -> None:
         whole = self._check_documents(bank, documents)
-        self._file.write(lambda connection: self._put(connection, bank, whole))
+        self._file.write(lambda connection: self._put(connection, bank, whole, writer))
 
     def delete(self, bank: Bank, document_ids: Sequence[str]) -> None:
         def change(connection: "apsw.Connection") -> None:
@@ -92,15 +99,23 @@ class SqliteMemory(SearchedMemory):
                 f" vec0(embedding float[{bank.embedding_dimension}] distance_metric=cosine)"
             )
 
-    def _put(self, connection: "apsw.Connection", bank: Bank, documents: Sequence[Document]) -> None:
+    def _put(self, connection: "apsw.Connection", bank: Bank, documents: Sequence[Document], writer: int) -> None:
         number, now = self._number(connection, bank), self._now()
+        if connection.execute("SELECT bank FROM writers WHERE id = ?", (writer,)).get != number:
+            raise self._no_bank(bank)
         expired = connection.execute(
             "SELECT document_id FROM documents WHERE bank = ? AND expires_at <= ?", (number, now)
         ).fetchall()
         _remove(connection, bank, number, [str(row[0]) for row in expired])
-        _remove(connection, bank, number, [document.document_id for document in documents])
-        for document in documents:
-            _add(connection, bank, number, document)
+        newer = connection.execute(
+            "SELECT d.document_id FROM json_each(?) wanted JOIN documents d ON d.bank = ? AND"
+            " d.document_id = wanted.value WHERE d.writer > ?",
+            (_json([document.document_id for document in documents]), number, writer),
+        ).fetchall()
+        own = [document for document in documents if (document.document_id,) not in newer]
+        _remove(connection, bank, number, [document.document_id for document in own])
+        for document in own:
+            _add(connection, bank, number, document, writer)
 
     def _number(self, connection: "apsw.Connection", bank: Bank) -> int:
         number = connection.execute("SELECT id FROM banks WHERE resource_id = ?", (bank.resource_id,)).get
@@ -109,34 +124,40 @@ class SqliteMemory(SearchedMemory):
         return int(number)
 
     def _by_vector(self, bank: Bank, search: Search, limit: int) -> list[Found]:
-        def look(connection: "apsw.Connection") -> list[Found]:
-            number = self._number(connection, bank)
-            only, values = self._only(connection, number, search)
-            rows = connection.execute(
-                f"WITH near AS (SELECT rowid, distance FROM vectors_{number} WHERE embedding MATCH ? AND k = ?{only})"  # noqa: S608
-                f" SELECT {_COLUMNS}, 1 - coalesce(distance, 1) FROM near JOIN chunks c ON c.id = near.rowid"
-                " JOIN documents d ON d.id = c.document"
-                " ORDER BY distance",
-                (_packed(search.embedding or ()), limit, *values),
-            )
-            return [_found(row) for row in rows]
-
-        return self._file.read(look)
+        return self._best(
+            bank,
+            search,
+            lambda number, only: (
+                "SELECT rowid, 1 - coalesce(distance, 1) AS score"  # noqa: S608
+                f" FROM vectors_{number} WHERE embedding MATCH ? AND k = {limit:d}{only}"
+            ),
+            _packed(search.embedding or ()),
+        )
 
     def _by_words(self, bank: Bank, search: Search, limit: int) -> list[Found]:
         words = list(dict.fromkeys(_WORD.findall(search.text)))[:_MOST_WORDS]
         if not words:
             return []
+        return self._best(
+            bank,
+            search,
+            lambda number, only: (
+                f"SELECT rowid, -rank AS score FROM words_{number}"  # noqa: S608
+                f" WHERE words_{number} MATCH ?{only} ORDER BY rank LIMIT {limit:d}"
+            ),
+            " OR ".join(f'"{word}"' for word in words),
+        )
+
+    def _best(self, bank: Bank, search: Search, hits: Callable[[int, str], str], wanted: str | bytes) -> list[Found]:
+        """The chunks of what `hits` finds, a query for a bank's table that is narrowed down."""
 
         def look(connection: "apsw.Connection") -> list[Found]:
             number = self._number(connection, bank)
             only, values = self._only(connection, number, search)
             rows = connection.execute(
-                f"WITH best AS (SELECT rowid, rank FROM words_{number} WHERE words_{number} MATCH ?{only}"  # noqa: S608
-                f" ORDER BY rank LIMIT ?) SELECT {_COLUMNS}, -rank FROM best JOIN chunks c ON c.id = best.rowid"
-                " JOIN documents d ON d.id = c.document"
-                " ORDER BY rank",
-                (" OR ".join(f'"{word}"' for word in words), *values, limit),
+                f"WITH hits AS ({hits(number, only)}) SELECT {_COLUMNS}, hits.score FROM hits"  # noqa: S608
+                " JOIN chunks c ON c.id = hits.rowid JOIN documents d ON d.id = c.document ORDER BY hits.score DESC",
+                (wanted, *values),
             )
             return [_found(row) for row in rows]
 
@@ -203,7 +224,7 @@ def _drop(connection: "apsw.Connection", resource_id: str) -> None:
     if number is None:
         return
     connection.execute(f"DROP TABLE IF EXISTS words_{number}; DROP TABLE IF EXISTS vectors_{number}")
-    for table in ("entities", "relations"):
+    for table in ("entities", "relations", "writers"):
         connection.execute(f"DELETE FROM {table} WHERE bank = ?", (number,))  # noqa: S608
     connection.execute("DELETE FROM chunks WHERE document IN (SELECT id FROM documents WHERE bank = ?)", (number,))
     connection.execute("DELETE FROM documents WHERE bank = ?", (number,))
@@ -225,10 +246,10 @@ def _remove(connection: "apsw.Connection", bank: Bank, number: int, document_ids
         connection.execute("DELETE FROM documents WHERE id = ?", (document,))
 
 
-def _add(connection: "apsw.Connection", bank: Bank, number: int, document: Document) -> None:
+def _add(connection: "apsw.Connection", bank: Bank, number: int, document: Document, writer: int) -> None:
     connection.execute(
-        "INSERT INTO documents(bank, document_id, expires_at) VALUES (?, ?, ?)",
-        (number, document.document_id, document.expires_at),
+        "INSERT INTO documents(bank, document_id, writer, expires_at) VALUES (?, ?, ?, ?)",
+        (number, document.document_id, writer, document.expires_at),
     )
     own = connection.last_insert_rowid()
     for position, chunk in enumerate(document.chunks):

@@ -21,9 +21,10 @@ _VERSION = 1
 _SCHEMA = """
 CREATE TABLE banks(
   id INTEGER PRIMARY KEY, resource_id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, model TEXT, dimension INTEGER);
+CREATE TABLE writers(id INTEGER PRIMARY KEY AUTOINCREMENT, bank INTEGER NOT NULL REFERENCES banks(id));
 CREATE TABLE documents(
-  id INTEGER PRIMARY KEY, bank INTEGER NOT NULL REFERENCES banks(id), document_id TEXT NOT NULL, expires_at REAL,
-  UNIQUE (bank, document_id));
+  id INTEGER PRIMARY KEY, bank INTEGER NOT NULL REFERENCES banks(id), document_id TEXT NOT NULL,
+  writer INTEGER NOT NULL, expires_at REAL, UNIQUE (bank, document_id));
 CREATE INDEX documents_by_expiry ON documents(bank, expires_at) WHERE expires_at IS NOT NULL;
 CREATE TABLE chunks(
   id INTEGER PRIMARY KEY, document INTEGER NOT NULL REFERENCES documents(id), position INTEGER NOT NULL,
