@@ -12,7 +12,8 @@ from turnkit import Bench, turn_bench
 
 from shared.ids import TurnRef, new_token
 from shared.registry import RegisteredMemoryBank
-from worker.interrupts import Interrupts
+from worker.interrupts import Interrupt, Interrupts
+from worker.journal import Journal
 from worker.memory.embedding import Embedder
 from worker.memory.inserting import Inserter
 from worker.memory.query import text_of
@@ -33,15 +34,26 @@ REGISTERED = RegisteredMemoryBank(
 )
 
 
+class Deaf(Interrupts):
+    """Of a process that is stopped: it hears of nothing before it goes on."""
+
+    def ask(self, reason: Interrupt) -> None:
+        pass
+
+
 class Stalling(SqliteMemory):
     """Does `meanwhile`, once, right before it begins or puts: as if its process were stopped there."""
 
     meanwhile: Any = None
     at = ""
+    begun: Any = staticmethod(lambda: None)
+    """Called behind each `begin`."""
 
     def begin(self, bank: Bank) -> int:
         self._stall("begin")
-        return super().begin(bank)
+        number = super().begin(bank)
+        self.begun()
+        return number
 
     def put(self, bank: Bank, documents: Sequence[Document], *, writer: int) -> None:
         self._stall("put")
@@ -95,15 +107,21 @@ def test_a_worker_that_was_stopped_for_too_long_cannot_undo_a_later_job(
     first = job(bench, 10)
     token = new_token()
     claim = bench.tools.log.claim(first, token=token, worker="stopped")
-    stopped = TurnRun(claim=claim, tools=bench.tools, interrupts=Interrupts())
+    journal = Journal(log=bench.tools.log)  # of its own: it is stopped too
+    stopped = TurnRun(claim=claim, tools=replace(bench.tools, journal=journal), interrupts=Deaf())
 
     def meanwhile() -> None:
         bench.tools.log.release(first, token=token)  # as a lapsed lease would be taken away
         bench.run(first)
         bench.run(job(bench, 20))
+        if at == "begin":
+            memory.begun = journal.start
 
     memory.meanwhile, memory.at = meanwhile, at
+    if at == "put":
+        journal.start()  # what precedes it has to land
     stopped.run()
+    journal.stop()
 
     assert memory.at == "", "it was stopped there"
     assert memory.found() == {"d": "price 20"}
