@@ -6,7 +6,7 @@ from shared.errors import InvalidRequest
 from shared.events import Json
 from shared.registry import Registry
 from shared.types.agents import AgentConfig
-from shared.types.content import URL, ImageItem, TextItem
+from shared.types.content import SCHEMES, URL
 from shared.types.turns import CreateTurn, Document
 
 _OVERRIDES = {"model", "toolgroups", "tool_config", "sampling_params", "max_infer_iters", "response_format"}
@@ -72,21 +72,14 @@ def _check_choice(config: Json, registry: Registry, where: str) -> None:
         )
 
 
-def text_documents(documents: Sequence[Document]) -> list[Json]:
-    """The documents as JSON. Raises InvalidRequest for what is no text."""
+def readable_documents(documents: Sequence[Document]) -> list[Json]:
+    """The documents as JSON. Raises InvalidRequest for an address that is none of those that are read."""
     for index, document in enumerate(documents):
-        parts = document.content if isinstance(document.content, list) else [document.content]
-        if not all(isinstance(part, str | TextItem) for part in parts):
-            what = _kind(parts)
+        content = document.content
+        if isinstance(content, URL) and not content.uri.lower().startswith(SCHEMES):
             raise InvalidRequest(
-                f"This release reads no documents with {what}: send the text itself.",
-                param=f"documents.{index}.content",
-                code="not_supported",
+                f"A document's address begins with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}",
+                param=f"documents.{index}.content.uri",
+                code="malformed_url",
             )
     return [document.model_dump(exclude_none=True) for document in documents]
-
-
-def _kind(parts: Sequence[object]) -> str:
-    if any(isinstance(part, URL) for part in parts):
-        return "an address as their content"
-    return "images" if any(isinstance(part, ImageItem) for part in parts) else "such content"

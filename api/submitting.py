@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from api.configs import check_config, text_documents, turn_config
+from api.configs import check_config, readable_documents, turn_config
 from api.services import Services
 from shared.clock import now_iso
 from shared.errors import ConfigError, InvalidRequest, StoreError, Unavailable
@@ -196,6 +196,6 @@ def _event(services: Services, ref: TurnRef, submission: Submission) -> TurnCrea
         session_id=ref.session_id,
         agent_id=submission.agent_id,
         input_messages=[message.model_dump(exclude_none=True) for message in turn.messages],
-        documents=text_documents(turn.documents),
+        documents=readable_documents(turn.documents),
         created_at=now_iso(),
     )

@@ -1,7 +1,7 @@
 """The real turn loop on a real store: a scripted model, shields by a denylist, and tools that keep a record."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,20 @@ from shared.hints import Hints
 from shared.ids import TurnRef, new_token
 from shared.log.archive import RedisArchive
 from shared.registry import RegisteredModel, Registry
+from shared.runconfig import SessionDocuments
 from worker.catalog import Catalog
+from worker.documents.reader import DocumentReader
 from worker.history import History
 from worker.interrupts import Interrupts
 from worker.journal import Journal
+from worker.memory.banks import Banks
+from worker.memory.contents import Contents
 from worker.memory.embedding import Embedder
+from worker.memory.looking import Looking
 from worker.memory.retrieving import Retriever
 from worker.memory.service import Memory
+from worker.memory.session_banks import SessionBanks
+from worker.providers.memory import MemoryProvider
 from worker.providers.safety_denylist import DenylistConfig, DenylistSafety
 from worker.providers.scripted import ScriptedConfig, ScriptedInference
 from worker.providers.tools import Replay, Tool, ToolGroup, ToolProvider, ToolResult
@@ -143,9 +150,11 @@ class Bench:
 
 
 @contextmanager
-def turn_bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
-    """A bench on a store, under keys of its own."""
-    with opened(redis_url, key_prefix) as kit:
+def turn_bench(
+    redis_url: str, key_prefix: str, *, memory: Mapping[str, MemoryProvider] | None = None
+) -> Iterator[Bench]:
+    """A bench on a store, under keys of its own. `memory` are the providers that may keep documents of sessions."""
+    with opened(redis_url, key_prefix) as kit, closing(Contents(reader=DocumentReader())) as contents:
         journal, hints, seats = Journal(log=kit.log_with(now_us=None)), NoHints(), RecordedTools()
         denylist = DenylistSafety(provider_id="deny", config=DenylistConfig.model_validate({"shields": [SHIELD]}))
         shields = SafetySource(provider=denylist, config={}).ask().shields
@@ -153,14 +162,31 @@ def turn_bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
         catalog = Catalog(safety={"deny": denylist}, tools={"tools": seats})
         catalog.update(Registry(shields=shields, toolgroups=groups), asked=APIS)
         router = _router()
-        memory = Memory(find=catalog.memory_bank, embedder=Embedder(router=router))
+        searching = Memory(find=catalog.memory_bank, embedder=Embedder(router=router))
+        looking = Looking(
+            retriever=Retriever(memory=searching, router=router),
+            banks=SessionBanks(
+                client=kit.client,
+                keys=kit.keys,
+                memory=memory or {},
+                banks=Banks(catalog=catalog, embedder=Embedder(router=router)),
+                config=SessionDocuments(context_tokens=100),
+            ),
+            read=contents,
+            context_tokens=100,
+            sessions=kit.sessions,
+            log=kit.log_with(now_us=None),
+            reader=kit.reader,
+            hints=hints,
+            job_ttl_s=60,
+        )
         tools = TurnTools(
             log=kit.log_with(now_us=None),
             reader=kit.reader,
             journal=journal,
             history=History(sessions=kit.sessions, archive=RedisArchive(reader=kit.reader)),
             router=router,
-            retriever=Retriever(memory=memory, router=router),
+            looking=looking,
             shields=Shields(find=catalog.shield),
             toolbox=Toolbox(find=catalog.tools),
             hints=hints,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from shared.events import Json
 from shared.fold import TurnState
+from worker.memory.turn_documents import as_they_are, to_read
 
 _NO_IMAGE: Json = {"type": "text", "text": "[an image, which the model is not shown]"}
 _UNANSWERED = "The turn ended before this tool was run: its outcome is unknown."
@@ -16,8 +17,13 @@ def chat_messages(history: Iterable[Json], state: TurnState) -> list[Json]:
         messages.append({"role": "system", "content": instructions})
     for turn in history:
         messages += turn_messages(turn["input_messages"], turn["steps"])
-    found = [step["inserted_context"] for step in state.steps if step["step_type"] == "memory_retrieval"]
-    inputs = with_context(with_documents(state.input_messages, state.documents), [text for text in found if text])
+    looks = [step for step in state.steps if step["step_type"] == "memory_retrieval"]
+    shown = as_they_are(state.documents)
+    if state.inference_steps and not any("documents" in step for step in looks) and to_read(state.documents):
+        # Begun by a release that showed all of them as they are.
+        shown = [document["content"] for document in state.documents]
+    found = [step["inserted_context"] for step in looks if step["inserted_context"]]
+    inputs = with_context(state.input_messages, [*shown, *found])
     return messages + turn_messages(inputs, state.steps)
 
 
@@ -45,11 +51,6 @@ def turn_messages(inputs: list[Json], steps: list[Json]) -> list[Json]:
             said = step["violation"]["user_message"] or ""
             messages.append({"role": "assistant", "content": said, "stop_reason": "end_of_turn", "tool_calls": []})
     return messages + _close(unanswered)
-
-
-def with_documents(inputs: list[Json], documents: list[Json]) -> list[Json]:
-    """The input with its documents as context of the last user message."""
-    return with_context(inputs, [document["content"] for document in documents])
 
 
 def with_context(inputs: list[Json], contents: Iterable[object]) -> list[Json]:

@@ -4,11 +4,12 @@ The same decision serves a fresh turn, one that was resumed and one that a worke
 finished calls are never run again, whatever came between.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from shared.events import Json
 from shared.fold import OpenStep, TurnState, violation_of
+from worker.memory.turn_documents import to_read
 
 INSERT = "insert"
 """The key of a job's config that holds what it is to insert: a job is a turn to everything but this."""
@@ -32,7 +33,7 @@ class Infer:
 
 @dataclass(frozen=True, slots=True)
 class Retrieve:
-    """Look into the agent's memory banks."""
+    """Read the turn's documents, and look into the agent's memory banks and the session's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +120,24 @@ Action = (
 )
 
 
-def next_action(state: TurnState, server_tools: Collection[str] = ()) -> Action:
-    """The next action of a turn that is in progress. `server_tools` names the tools that run here."""
+def next_action(
+    state: TurnState,
+    server_tools: Collection[str] = (),
+    *,
+    keeps_documents: Callable[[], bool] = lambda: False,
+) -> Action:
+    """The next action of a turn that is in progress. `server_tools` names the tools that run here; `keeps_documents`
+    says whether the session has documents of earlier turns, and is asked only where that matters."""
     if INSERT in state.config:
         return _job(state)
     step = state.open_step
     if step is not None:
         return _go_on(state, step, server_tools)
     if not state.steps:
-        return _shields(state, USER_INPUT, state.input_messages) or _prepare(state)
-    return _AFTER[state.steps[-1]["step_type"]](state)
+        action: Action = _shields(state, USER_INPUT, state.input_messages) or Retrieve()
+    else:
+        action = _AFTER[state.steps[-1]["step_type"]](state)
+    return Infer() if isinstance(action, Retrieve) and not _has_memory(state, keeps_documents) else action
 
 
 def _job(state: TurnState) -> Action:
@@ -139,11 +148,10 @@ def _job(state: TurnState) -> Action:
     return Finish() if state.steps else OpenInsert()
 
 
-def _prepare(state: TurnState) -> Action:
-    """What comes before the first reply: a look into memory, once, where the agent has any."""
-    looked = any(step["step_type"] == "memory_retrieval" for step in state.steps)
+def _has_memory(state: TurnState, keeps_documents: Callable[[], bool]) -> bool:
+    """Whether there is anything to read or to look into before the first reply."""
     banks = (state.config.get("memory") or {}).get("memory_bank_configs")
-    return Retrieve() if banks and not looked and not state.inference_steps else Infer()
+    return bool(banks or to_read(state.documents)) or keeps_documents()
 
 
 def held_back(state: TurnState) -> bool:
@@ -198,7 +206,9 @@ def _after_shields(state: TurnState) -> Action:
     if violation_of(state.steps) is not None:
         return Finish()
     at_output = state.steps[-1]["metadata"]["touchpoint"] == ASSISTANT_OUTPUT
-    return _after_reply(state) if at_output else _prepare(state)
+    if at_output:
+        return _after_reply(state)
+    return Infer() if state.inference_steps else Retrieve()
 
 
 def _after_tools(state: TurnState) -> Action:

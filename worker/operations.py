@@ -124,11 +124,10 @@ class Operations:
         """`{memory_bank_id, type, provider_id?, provider_memory_bank_id?, embedding_model?, …}`."""
         tenant, identifier = payload["tenant"], payload["memory_bank_id"]
         provider = _chosen(self._fleet.memory, payload.get("provider_id"), api="memory")
-        # Banks of several tenants meet in one provider instance; ids of tenants hold no slash.
+        # Banks of several tenants meet in one provider instance; ids of tenants hold no slash, names of banks may.
         name = payload.get("provider_memory_bank_id") or identifier
-        bank = self._fleet.banks.completed(
-            payload, resource_id=name if tenant == DEFAULT_TENANT else f"{tenant}/{name}", tenant=tenant
-        )
+        is_plain = tenant == DEFAULT_TENANT and "/" not in name
+        bank = self._fleet.banks.completed(payload, resource_id=name if is_plain else f"{tenant}/{name}", tenant=tenant)
         known = self._catalog.current(tenant, "memory").memory_bank(identifier)
         if known is not None and known != registered_bank(bank, provider.provider_id):
             raise _taken(f"The memory bank '{identifier}' is there already, and another one", "memory_bank")

@@ -37,7 +37,9 @@ from worker.journal import Journal
 from worker.memory.contents import Contents
 from worker.memory.embedding import Embedder
 from worker.memory.inserting import Inserter
+from worker.memory.looking import Looking
 from worker.memory.retrieving import Retriever
+from worker.memory.session_banks import SessionBanks
 from worker.outage import Outage
 from worker.reaper import Reaper
 from worker.registrar import Registrar
@@ -72,7 +74,7 @@ class Runtime:
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.key_prefix)
         self._observer = build_observer(settings)
-        self._contents = _contents(config) if settings.queue == MEMORY_QUEUE else None
+        self._contents = _contents(config, is_needed=settings.queue == MEMORY_QUEUE)
         registrations = RegistrationStore(client=self._client, keys=self._keys)
         self._fleet = build_fleet(config, registrations, observer=self._observer)
         turns = config.turns
@@ -86,27 +88,45 @@ class Runtime:
             durability=config.durability,
             confirming=connect(settings.redis_url),
         )
+        self._session_banks = SessionBanks(
+            client=self._client,
+            keys=self._keys,
+            memory=self._fleet.memory,
+            banks=self._fleet.banks,
+            config=config.documents,
+        )
         self._store_check = StoreCheck(client=self._client, durability=config.durability)
         self._check_store()
         reader = LogReader(client=self._client, keys=self._keys)
-        sessions = SessionStore(client=self._client, keys=self._keys, log=log)
+        self._sessions = SessionStore(client=self._client, keys=self._keys, log=log)
         hints = Hints(app=app)
         self._journal = Journal(log=log, observer=self._observer)
         self._tools = TurnTools(
             log=log,
             reader=reader,
             journal=self._journal,
-            history=History(sessions=sessions, archive=RedisArchive(reader=reader)),
+            history=History(sessions=self._sessions, archive=RedisArchive(reader=reader)),
             router=self._fleet.router,
             shields=Shields(find=self._fleet.catalog.shield),
             toolbox=Toolbox(find=self._fleet.catalog.tools),
-            retriever=Retriever(memory=self._fleet.searching, router=self._fleet.router),
+            looking=Looking(
+                retriever=Retriever(memory=self._fleet.searching, router=self._fleet.router),
+                banks=self._session_banks,
+                read=self._contents,
+                context_tokens=config.documents.context_tokens,
+                sessions=self._sessions,
+                log=log,
+                reader=reader,
+                hints=hints,
+                job_ttl_s=turns.session_ttl_s,
+            ),
             inserter=Inserter(
                 find=self._fleet.catalog.memory_bank,
+                sessions=self._session_banks,
                 embedder=Embedder(router=self._fleet.router),
                 read=self._contents,
             )
-            if self._contents is not None
+            if self._contents is not None and settings.queue == MEMORY_QUEUE
             else None,
             hints=hints,
             observer=self._observer,
@@ -122,7 +142,7 @@ class Runtime:
             keys=self._keys,
             log=log,
             reader=reader,
-            sessions=sessions,
+            sessions=self._sessions,
             hints=hints,
             lease_s=turns.lease_s,
             observer=self._observer,
@@ -145,6 +165,9 @@ class Runtime:
         spawn_vital("reaper", self._reaper.run)
         spawn_vital("store check", self._until_checked)
         spawn_vital("control", self._listen)
+        if self._tools.inserter is not None:
+            is_there = self._sessions.is_there
+            spawn_vital("session banks", partial(self._session_banks.sweep_for_ever, is_there))
 
     def _check_store(self) -> bool:
         """Whether the store could be asked if it is as safe as the run config promises. Raises ConfigError."""
@@ -287,6 +310,11 @@ class Runtime:
                 gevent.sleep(1)
 
 
-def _contents(config: RunConfig) -> Contents:
-    """What reads documents for insert jobs. Raises ConfigError."""
-    return Contents(reader=DocumentReader(), allowed=Allowed.of(*config.fetching.allow))
+def _contents(config: RunConfig, *, is_needed: bool) -> Contents | None:
+    """What reads documents; None where the libraries for it are missing, unless it is needed. Raises ConfigError."""
+    try:
+        return Contents(reader=DocumentReader(), allowed=Allowed.of(*config.fetching.allow))
+    except ConfigError:
+        if is_needed:
+            raise
+        return None

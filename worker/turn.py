@@ -4,10 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, repeat
 from typing import TypeVar
-
-import gevent
 
 from shared.clock import Stamps
 from shared.errors import LogError, ProviderError, StoreError, TailMismatch, Unwritable
@@ -57,12 +54,13 @@ from worker.inference import run_inference, show_reply
 from worker.interrupts import CancelAsked, Draining, Interrupts, LeaseLost
 from worker.journal import Journal, TurnWriter
 from worker.memory.inserting import Inserter
-from worker.memory.retrieving import Retriever
+from worker.memory.looking import Looking
+from worker.memory.turn_documents import kept_in
 from worker.observer import Observer
 from worker.providers.inference import ChatRequest
-from worker.refusals import Refusals
 from worker.router import Router
 from worker.shields import Shields
+from worker.stored import until_stored
 from worker.tool_calls import run_calls
 from worker.toolbox import BoundTool, Toolbox
 
@@ -76,7 +74,6 @@ RETRIEVAL = "memory_retrieval"
 INSERTION = "memory_insert"
 _CLOSING = (CompleteTools, CompleteInsert, AwaitClient, Finish)
 """What only writes down that something is over: a turn that is asked to leave does it itself."""
-_STORE_RETRY_S = (0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +87,7 @@ class TurnTools:
     router: Router
     shields: Shields
     toolbox: Toolbox
-    retriever: Retriever
+    looking: Looking
     hints: Hints
     inserter: Inserter | None = None
     """Where insert jobs run; None where turns do."""
@@ -154,7 +151,7 @@ class TurnRun:
     def _advance(self) -> bool:
         """Do what comes next; False when the turn rests or has ended."""
         self._interrupts.check()
-        action = next_action(self._state, self._server_tools())
+        action = next_action(self._state, self._server_tools(), keeps_documents=self._keeps_documents)
         if not isinstance(action, _CLOSING):
             self._interrupts.boundary()
         match action:
@@ -221,16 +218,10 @@ class TurnRun:
     def _retrieve(self) -> None:
         step = StepStart(step_type=RETRIEVAL, step_id=new_step_id(), started_at=self._stamps.next(), metadata={})
         self.writer.emit(step)
-        state = self._state
-        with self._interrupts.open():
-            found = self._tools.retriever.look(state.config["memory"], state.input_messages, tenant=self.ref.tenant)
-        details = self._details(RETRIEVAL, step.step_id, step.started_at)
-        details |= {
-            "vector_db_ids": ",".join(found.bank_ids),
-            "inserted_context": found.context.text,
-            "query": found.query,
-            "citations": found.context.citations,
-        }
+        found = self._tools.looking.step(
+            self._state, self._history(), self._interrupts, ref=self.ref, step_id=step.step_id
+        )
+        details = self._details(RETRIEVAL, step.step_id, step.started_at) | found
         self.writer.emit(StepComplete(step_type=RETRIEVAL, step_id=step.step_id, step_details=details))
 
     def _open_insert(self) -> None:
@@ -303,6 +294,10 @@ class TurnRun:
             "started_at": started_at,
             "completed_at": self._stamps.next(),
         }
+
+    def _keeps_documents(self) -> bool:
+        """Whether earlier turns have left documents in the session's bank."""
+        return self._claim.ordinal > 1 and bool(kept_in(self._history()))
 
     def _history(self) -> list[Json]:
         if self._past is None:
@@ -398,23 +393,3 @@ def _tool_choice(config: Json, *, first: bool) -> str:
     """`required` or a tool's name hold for the first reply only: held on, the turn could never end."""
     choice = (config.get("tool_config") or {}).get("tool_choice") or config.get("tool_choice") or "auto"
     return choice if first or choice in ("auto", "none") else "auto"
-
-
-def until_stored(attempt: Callable[[], Result], interrupts: Interrupts | None = None) -> Result:
-    """Repeat what the store cannot do now until it does it or the log refuses; or until `interrupts` say otherwise.
-
-    Reads, finish and pause may be repeated safely. Raises Unwritable for what the store will never do.
-    """
-    refusals = Refusals()
-    for pause in chain(_STORE_RETRY_S, repeat(_STORE_RETRY_S[-1])):
-        try:
-            return attempt()
-        except StoreError as error:
-            # Said once: while the store is away, all turns of the process come by here every second.
-            if pause == _STORE_RETRY_S[0]:
-                logger.warning("a turn waits for the store: %s", error)
-            refusals.add(error)
-        gevent.sleep(pause)
-        if interrupts is not None:
-            interrupts.check()
-    raise AssertionError("unreachable")

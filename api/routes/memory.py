@@ -8,7 +8,7 @@ from flask import Response
 
 from api.answers import answer
 from api.idempotency import digest_of
-from api.jobs import Insertion, accept_job
+from api.jobs import accept_job
 from api.routes.parts import CreationHeaders
 from api.routes.turns import SubmitHeaders
 from api.routing import Routes, body_as_sent, services, tenant
@@ -17,6 +17,7 @@ from api.waiting import at_rest, current, preferred, preferred_wait_s
 from shared.errors import InvalidRequest
 from shared.events import Json
 from shared.ids import TurnRef
+from shared.insert_jobs import Insertion
 from shared.types import memory as types
 from shared.types.content import ImageItem, TextItem
 
@@ -38,7 +39,7 @@ def insert(body: types.InsertDocuments, header: SubmitHeaders) -> Response:
         documents=[document.model_dump(exclude_none=True) for document in body.documents],
         digest=digest_of(body_as_sent()),
         idempotency_key=header.idempotency_key,
-        ttl_s=body.ttl_seconds,
+        expires_at=_ends(body.ttl_seconds),
     )
     ref, headers = _accepted(insertion)
     wait_s = preferred_wait_s(header.prefer)
@@ -68,7 +69,7 @@ def insert_chunks(body: types.InsertChunks, header: CreationHeaders) -> Response
         documents=_by_document(body.chunks),
         digest=digest_of(body_as_sent()),
         idempotency_key=header.idempotency_key,
-        ttl_s=body.ttl_seconds,
+        expires_at=_ends(body.ttl_seconds),
     )
     return at_rest(services(), *_accepted(insertion))
 
@@ -103,9 +104,13 @@ def query_for_rag(body: types.QueryForRag) -> Response:
 
 def _accepted(insertion: Insertion) -> tuple[TurnRef, Json]:
     """The job, and the headers of its answer."""
-    ref, replayed = accept_job(services(), tenant(), insertion, now_s=time.time())
+    ref, replayed = accept_job(services(), tenant(), insertion)
     headers = {"Location": job_url(ref)}
     return ref, headers | ({"Idempotent-Replayed": "true"} if replayed else {})
+
+
+def _ends(ttl_s: int | None) -> float | None:
+    return None if ttl_s is None else time.time() + ttl_s
 
 
 def _found(bank_id: str, param: str, body: types.QueryMemory | types.QueryVectorDB) -> Response:

@@ -126,6 +126,11 @@ class Keys:
         """What a tenant has registered with providers, kept until it is deleted."""
         return f"{self.prefix}:{tenant}:registrations"
 
+    @property
+    def session_banks(self) -> str:
+        """The memory banks of sessions (a hash by the session's member), until they are deleted."""
+        return f"{self.prefix}:session_banks"
+
     def call(self, call_id: str) -> CallKeys:
         base = f"{self.prefix}:call:{{{call_id}}}"
         return CallKeys(f"{base}:request", f"{base}:reply")

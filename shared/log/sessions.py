@@ -80,6 +80,10 @@ class SessionStore:
             (row,) = self._client.together([("HMGET", self._keys.session(ref).session, *_FIELDS)])
         return _session(row)
 
+    def is_there(self, ref: SessionRef) -> bool:
+        """Whether there is such a session, and it is not deleted."""
+        return self.get(ref) is not None
+
     def of_agent(self, tenant: str, agent_id: str, *, start: int, count: int) -> list[Session]:
         """An agent's sessions, oldest first. `start` and `count` as in a slice."""
         index = self._keys.agent_sessions(tenant, agent_id)

@@ -65,6 +65,16 @@ class Fetching(Section):
     allow: tuple[Name, ...] = ()
 
 
+class SessionDocuments(Section):
+    """Documents that come with turns: up to `context_tokens` of them the model reads whole. Longer ones are put into a
+    memory bank of the session: of the provider instance `provider_id` (the first one where it is not named), searched
+    by meaning with `embedding_model` (the only one that is served), or else by words."""
+
+    context_tokens: Count = 8192
+    provider_id: Name | None = None
+    embedding_model: Name | None = None
+
+
 class ApiKey(Section):
     """A key that clients send as `Authorization: Bearer`, and whose data it opens. Plain text is short for
     `{key: …}`."""
@@ -178,6 +188,7 @@ class FrontConfig(Section):
     turns: Turns = Turns()
     limits: Limits = Limits()
     fetching: Fetching = Fetching()
+    documents: SessionDocuments = SessionDocuments()
     durability: Durability = "none"
     api_keys: Annotated[tuple[ApiKey, ...], BeforeValidator(_keyed)] = ()
     models: tuple[StaticModel, ...] = ()

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, mode
 
 from shared.types.base import Items, Wire
 
-_SCHEMES = ("http://", "https://", "data:")
+SCHEMES = ("http://", "https://", "data:")
 
 
 class URL(Wire):
@@ -26,7 +26,7 @@ class Image(Wire):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, value: URL | None) -> URL | None:
-        if value is not None and not value.uri.lower().startswith(_SCHEMES):
+        if value is not None and not value.uri.lower().startswith(SCHEMES):
             raise ValueError("an image's address begins with http://, https:// or data:")
         return value
 

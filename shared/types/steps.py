@@ -49,15 +49,26 @@ class ShieldCallStep(BaseStep):
 
 
 class MemoryRetrievalStep(BaseStep):
-    """Memory was looked into. `vector_db_ids` are the banks, with commas in between; `inserted_context` is what the
-    model was shown of them in this turn, and empty where nothing was found."""
+    """The turn's documents were read, and memory was looked into. `vector_db_ids` are the banks, with commas in between
+    (the session's own has its id); `inserted_context` is what the model was shown in this turn, and empty where nothing
+    was found."""
 
     step_type: Literal["memory_retrieval"]
     vector_db_ids: str
     inserted_context: Content
     query: Annotated[str | None, Field(description="What was asked.")] = None
     citations: Annotated[
-        list[Json], Field(description="Its sources, in order: `{document_id, bank_id, position, score, metadata}`.")
+        list[Json],
+        Field(
+            description="Its sources, in order: `{document_id, bank_id, position, score, metadata}`; `bank_id` is null"
+            " of a document that the model was shown whole."
+        ),
+    ] = Field(default_factory=list)
+    documents: Annotated[
+        list[str], Field(description="Documents of the turn that were too long for that: the session's bank has them.")
+    ] = Field(default_factory=list)
+    failures: Annotated[
+        list[Json], Field(description="Documents that could not be read: `{document_id, code, message}`.")
     ] = Field(default_factory=list)
 
 

@@ -11,9 +11,10 @@ from callskit import with_calls
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from api.app import create_app
-from api.jobs import Insertion, accepted_job
+from api.jobs import accepted_job
 from api.services import build_services
 from shared.ids import TurnRef
+from shared.insert_jobs import Insertion
 from shared.runconfig import FrontConfig
 
 EXAMPLES = 20
@@ -95,7 +96,7 @@ def aim(case: schemathesis.Case, api: Api) -> None:
 def ended_job(api: Api) -> str:
     """An insert job that has ended: one that waits would be waited for."""
     job = Insertion(bank_id="b", documents=[], digest="d")
-    ref = accepted_job(api.services, "default", job, 0.0)
+    ref = accepted_job(api.services, "default", job)
     api.services.log.cancel(ref, reason="A test.")
     return ref.turn_id
 

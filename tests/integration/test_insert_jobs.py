@@ -81,6 +81,7 @@ def memory(tmp_path: Path) -> Iterator[Stalling]:
 def bench(redis_url: str, key_prefix: str, memory: Stalling) -> Iterator[Bench]:
     with turn_bench(redis_url, key_prefix) as bench:
         inserter = Inserter(
+            sessions=bench.tools.looking.banks,
             find=lambda tenant, name: (memory, BANK),
             embedder=Embedder(router=bench.tools.router),
             read=lambda content, mime_type: text_of(content),

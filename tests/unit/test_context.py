@@ -3,7 +3,7 @@
 from typing import Any
 
 from shared.fold import TurnState
-from worker.context import chat_messages, turn_messages, with_documents
+from worker.context import chat_messages, turn_messages, with_context
 
 Json = dict[str, Any]
 
@@ -57,9 +57,8 @@ def test_a_reply_that_never_finished_is_not_shown_to_the_model() -> None:
 
 
 def test_documents_become_context_of_the_last_user_message() -> None:
-    documents = [{"content": "the text", "mime_type": "text/plain"}]
     given = [user("first"), user("read this")]
-    messages = with_documents(given, documents)
+    messages = with_context(given, ["the text"])
     assert messages[0] == user("first")
     assert messages[1]["context"] == [{"type": "text", "text": "the text"}]
     assert given[1] == user("read this"), "the turn's own input is left as it is"
@@ -67,7 +66,7 @@ def test_documents_become_context_of_the_last_user_message() -> None:
 
 def test_documents_without_a_user_message_make_one() -> None:
     item = {"type": "text", "text": "the text"}
-    messages = with_documents([{"role": "tool", "call_id": "c", "content": "x"}], [{"content": [item]}])
+    messages = with_context([{"role": "tool", "call_id": "c", "content": "x"}], [[item]])
     assert messages[-1] == {"role": "user", "content": [item]}
 
 
@@ -80,6 +79,26 @@ def test_what_was_found_in_memory_is_context_of_this_turn_alone() -> None:
 
     assert messages[0] == user("one")
     assert messages[-1]["context"] == [{"type": "text", "text": "from memory"}]
+
+
+def test_documents_that_were_read_are_shown_as_they_were_read() -> None:
+    documents = [{"content": "short"}, {"content": "https://example.com/a.pdf"}]
+    looked = {
+        "step_type": "memory_retrieval",
+        "completed_at": "t",
+        "inserted_context": "[a.pdf] pages",
+        "documents": [],
+    }
+    state = TurnState(input_messages=[user("read")], documents=documents, steps=[looked])
+    assert [item["text"] for item in chat_messages([], state)[-1]["context"]] == ["short", "[a.pdf] pages"]
+
+
+def test_a_turn_of_an_earlier_release_keeps_its_long_documents() -> None:
+    call = reply("", "c1")
+    state = TurnState(
+        input_messages=[user("read")], documents=[{"content": "x" * 20_000}], steps=[call, tools(c1="one")]
+    )
+    assert chat_messages([], state)[0]["context"] == [{"type": "text", "text": "x" * 20_000}]
 
 
 def test_nothing_found_in_memory_changes_nothing() -> None:

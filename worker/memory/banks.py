@@ -43,21 +43,42 @@ class Banks:
             overlap_size_in_tokens=size // _OVERLAP_PART if overlap is None else overlap,
         )
 
+    def for_session(self, identifier: str, *, resource_id: str, model: str | None, tenant: str) -> Bank:
+        """A bank for a session's documents: searched by meaning where `model` is given, or one model alone embeds; by
+        words else. Raises ProviderError, also where `model` is not served."""
+        if model is None:
+            served = self._embedding_models(tenant)
+            model = served[0] if len(served) == 1 else None
+        kind = BankKind.KEYWORD if model is None else BankKind.VECTOR
+        given = {"memory_bank_id": identifier, "type": kind, "embedding_model": model}
+        return self._required(given, resource_id=resource_id, tenant=tenant, provider_id="")
+
     def static(self, given: StaticMemoryBank) -> Bank:
         """A bank of the run config. Raises ProviderError, also where no model can be chosen (yet)."""
         resource_id = given.provider_memory_bank_id or given.memory_bank_id
+        provider_id = given.provider_id or ""
+        return self._required(
+            given.model_dump(), resource_id=resource_id, tenant=DEFAULT_TENANT, provider_id=provider_id
+        )
+
+    def _required(self, given: Json, *, resource_id: str, tenant: str, provider_id: str) -> Bank:
+        """As `completed`, for what no client has asked for: a fault is the provider's."""
         try:
-            return self.completed(given.model_dump(), resource_id=resource_id, tenant=DEFAULT_TENANT)
+            return self.completed(given, resource_id=resource_id, tenant=tenant)
         except InvalidRequest as error:
-            raise ProviderError(error.message, provider_id=given.provider_id or "", code=error.code) from error
+            raise ProviderError(error.message, provider_id=provider_id, code=error.code) from error
 
     def _model(self, name: str | None, tenant: str) -> str:
-        registry = self._catalog.current(tenant, "inference")
         if name is not None:
+            registry = self._catalog.current(tenant, "inference")
             registry.require_model(name, "embedding", param="embedding_model")
             return name
-        served = [model.identifier for model in registry.models if model.model_type == "embedding"]
+        served = self._embedding_models(tenant)
         if len(served) == 1:
             return served[0]
-        problem = f"Name the model of a vector bank in embedding_model. Served: {', '.join(sorted(served)) or 'none'}."
+        problem = f"Name the model of a vector bank in embedding_model. Served: {', '.join(served) or 'none'}."
         raise InvalidRequest(problem, param="embedding_model", code="embedding_model_not_named")
+
+    def _embedding_models(self, tenant: str) -> list[str]:
+        models = self._catalog.current(tenant, "inference").models
+        return sorted(model.identifier for model in models if model.model_type == "embedding")

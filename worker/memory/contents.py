@@ -1,6 +1,5 @@
 """The text of what a client sent as a document: the text itself, an address, or a file's bytes in a data URL."""
 
-import re
 from typing import Any
 
 from worker.documents.addresses import Allowed
@@ -9,9 +8,7 @@ from worker.documents.fetching import Fetched, fetch
 from worker.documents.kinds import can_be_read
 from worker.documents.reader import DocumentReader
 from worker.memory.query import text_of
-
-# A text that is an address and nothing else means what lies there, as in Llama Stack.
-_ADDRESS = re.compile(r"\s*(?:https?://|data:)\S+\s*", re.IGNORECASE)
+from worker.memory.turn_documents import is_address
 
 
 class Contents:
@@ -26,7 +23,7 @@ class Contents:
         if isinstance(content, dict) and "uri" in content:
             return self._fetched(content["uri"], mime_type)
         if isinstance(content, str):
-            if _ADDRESS.fullmatch(content):
+            if is_address(content):
                 return self._fetched(content.strip(), mime_type)
             if mime_type is not None and not can_be_read(mime_type):
                 raise UnreadableDocument("unsupported_type", _HOW.format(mime_type))

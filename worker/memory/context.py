@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 from shared.events import Json
 from worker.memory.chunking import count_tokens, first_tokens
+from worker.memory.preparing import Failure
 from worker.memory.service import Hit
 
+_DOCUMENTS = "Documents that came with the message:"
 _HEAD = "From memory, in case it helps with the answer. Name a source as [document_id] where you use it."
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """Text for the model, empty where nothing was found, and what it was made of, in order:
-    `{document_id, bank_id, position, score, metadata}`."""
+    `{document_id, bank_id, position, score, metadata}`; `bank_id` is null of a document that came with the turn."""
 
     text: str
     citations: list[Json]
@@ -33,6 +35,17 @@ def context_of(hits: Iterable[Hit], *, max_tokens: int) -> Context:
         citations.append(_citation(hit))
         left -= size
     return Context("\n\n".join([_HEAD, *parts]) if parts else "", citations)
+
+
+def whole_documents(documents: Sequence[tuple[str, str, Json]], failures: Sequence[Failure]) -> Context:
+    """Documents (name, text, metadata) that are shown whole, and what is told of those that cannot be read."""
+    parts = [f"[{name}]\n{text}" for name, text, _ in documents]
+    parts += [f"[{failure.document_id}] cannot be read: {failure.message}" for failure in failures]
+    citations: list[Json] = [
+        {"document_id": name, "bank_id": None, "position": 0, "score": 1.0, "metadata": metadata}
+        for name, _, metadata in documents
+    ]
+    return Context("\n\n".join([_DOCUMENTS, *parts]) if parts else "", citations)
 
 
 def _citation(hit: Hit) -> Json:

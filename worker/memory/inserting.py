@@ -15,12 +15,15 @@ from gevent.pool import Pool
 
 from shared.events import Json, StepProgress
 from shared.fold import INSERT_WRITER, OpenStep
+from shared.ids import SessionRef
 from worker.interrupts import Interrupts
 from worker.journal import TurnWriter
 from worker.memory.embedding import Embedder
 from worker.memory.preparing import Failure, ReadContent, prepared
 from worker.memory.service import FindBank
+from worker.memory.session_banks import SessionBanks
 from worker.providers.memory import Bank, BankKind, Document, MemoryProvider
+from worker.stored import until_stored
 
 _BATCH = 50
 _BATCH_BYTES = 500_000
@@ -31,8 +34,9 @@ _READING = 8
 class Inserter:
     """Runs insert jobs. One per worker process."""
 
-    def __init__(self, *, find: FindBank, embedder: Embedder, read: ReadContent) -> None:
+    def __init__(self, *, find: FindBank, sessions: SessionBanks, embedder: Embedder, read: ReadContent) -> None:
         self._find = find
+        self._sessions = sessions
         self._embedder = embedder
         self._read = read
 
@@ -42,8 +46,7 @@ class Inserter:
         Raises ProviderError, and interrupts between and within batches.
         """
         documents: list[Json] = job["documents"]
-        with interrupts.open():
-            provider, bank = self._find(writer.ref.tenant, job["bank_id"])
+        provider, bank = self._bank(writer.ref.tenant, interrupts, job)
         number = self._place(provider, bank, writer, interrupts, step)
         bank = replace(bank, chunk_size_in_tokens=job.get("chunk_size_in_tokens") or bank.chunk_size_in_tokens)
         while step.progress["done"] < len(documents):
@@ -60,6 +63,13 @@ class Inserter:
                 "failures": [outcome.as_json() for outcome in outcomes if isinstance(outcome, Failure)],
             }
             writer.emit(StepProgress(step_type=step.step_type, step_id=step.step_id, delta=delta))
+
+    def _bank(self, tenant: str, interrupts: Interrupts, job: Json) -> tuple[MemoryProvider, Bank]:
+        if "session_id" in job:
+            find = partial(self._sessions.find, SessionRef(tenant, job["session_id"]))
+            return until_stored(find, interrupts)
+        with interrupts.open():
+            return self._find(tenant, job["bank_id"])
 
     def _place(
         self, provider: MemoryProvider, bank: Bank, writer: TurnWriter, interrupts: Interrupts, step: OpenStep

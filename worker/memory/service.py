@@ -24,10 +24,11 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question to one bank."""
+    """A question to one bank. `kept` is where that is, for a bank that no name of the tenant's leads to."""
 
     bank_id: str
     query: Query
+    kept: tuple[MemoryProvider, Bank] | None = None
 
 
 class Memory:
@@ -55,7 +56,7 @@ class Memory:
         return _merged(lists, same_way=len(set(ways)) == 1)[:most]
 
     def _one(self, asked: Asked, tenant: str) -> tuple[tuple[str, str], list[Hit]]:
-        provider, bank = self._find(tenant, asked.bank_id)
+        provider, bank = asked.kept or self._find(tenant, asked.bank_id)
         query, embedding = asked.query, None
         mode = query.mode_in(bank)
         if bank.embedding_model is not None and mode != "keyword":
