@@ -161,7 +161,7 @@ class LogKit:
             session_id=ref.session_id,
             agent_id="agent_a",
             input_messages=[{"role": "user", "content": text}],
-            documents=[],
+            documents=options.pop("documents", []),
             created_at="2026-01-01T00:00:00.000000Z",
         )
         digest = options.pop("digest", sha1(text.encode(), usedforsecurity=False).hexdigest())

@@ -60,6 +60,10 @@ def build_fleet(config: RunConfig, registrations: RegistrationStore, *, observer
     embedder = Embedder(router=router)
     banks = Banks(catalog=catalog, embedder=embedder)
     searching = Memory(find=catalog.memory_bank, embedder=embedder)
+    keeps = config.documents.provider_id
+    if keeps is not None and keeps not in memory:
+        known = f"there are: {', '.join(memory)}" if memory else "none is configured"
+        raise config.origin.error(("documents", "provider_id"), f"name an instance of providers.memory; {known}.")
     if memory:
         tools[PROVIDER_ID] = RagTools(memory=searching)
     shields = build_safety(config, chat=router.chat, serves=router.serves)

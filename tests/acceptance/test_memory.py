@@ -91,6 +91,17 @@ def test_the_commands_of_the_memory_page_insert_and_find(stack: Stack) -> None:
     assert [chunk["document_id"] for chunk in found["chunks"]] == ["leave"]
 
 
+def test_the_commands_of_the_memory_page_read_documents_in_a_turn(stack: Stack) -> None:
+    script = block("docs/memory.md", "bash", "list.csv").replace(DEFAULT_URL, stack.url)
+
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    turn = json.loads(done.stdout)
+    assert turn["steps"][0]["inserted_context"].startswith("Documents that came with the message:\n\n[list.csv]\n")
+    assert "Ann" in turn["steps"][0]["inserted_context"]
+
+
 def test_each_kind_of_bank_is_searched_in_its_own_way(http: httpx.Client) -> None:
     inserted(http, bank(http, "k-words", "keyword"), document("a", "green apples"), document("b", "red cars"))
     inserted(http, bank(http, "k-keys", "keyvalue"), document("user:1", "Ann"), document("user:2", "Ben"))

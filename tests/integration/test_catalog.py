@@ -123,6 +123,11 @@ def test_an_entry_for_one_of_several_providers_has_to_name_it_and_for_the_only_o
         bench.fleet(models=[{"model_id": "mine"}])
 
 
+def test_what_keeps_documents_of_turns_has_to_be_there(bench: Bench) -> None:
+    with pytest.raises(ConfigError, match=r"documents.provider_id: name an instance of providers.memory; none is"):
+        bench.fleet(documents={"provider_id": "nowhere"})
+
+
 def test_a_guard_model_of_the_run_config_waits_for_the_models_and_not_for_itself(bench: Bench) -> None:
     config = config_of(shields=[{"shield_id": "guard", "provider_id": "lg", "provider_shield_id": "n"}])
     safety = [*config.providers.safety, {"provider_id": "lg", "provider_type": "inline::llama-guard"}]

@@ -28,7 +28,7 @@ from worker.sources import registered_bank
 logger = logging.getLogger(__name__)
 
 _PAGE = 500
-_SWEEP_S = 60.0
+_SWEEP_S = 15.0
 
 
 class SessionBanks:

@@ -61,7 +61,8 @@ class ScriptedError(Section):
 
 
 class Rule(Section):
-    """What to answer when `match` (a regular expression) is found in the last message's text.
+    """What to answer when `match` (a regular expression) is found in the last message's text, its
+    documents and what memory gave included.
 
     `role` limits the rule to a last message of the user or of a tool. Exactly one of `text`, `tool_calls` and
     `error`; times are in milliseconds.
@@ -204,10 +205,10 @@ def tokens(text: str) -> list[str]:
 
 
 def last_message(request: ChatRequest) -> tuple[str, str]:
-    """Role and text of the last message of the user or a tool."""
+    """Role and text of the last message of the user or a tool, and what it is to be read with."""
     for message in reversed(request.messages):
         if message.get("role") in ("user", "tool"):
-            return message["role"], plain_text(message.get("content"))
+            return message["role"], plain_text([message.get("content"), *filter(None, [message.get("context")])])
     return "user", ""
 
 
