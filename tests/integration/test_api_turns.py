@@ -144,8 +144,12 @@ def test_documents_are_read_under_both_of_their_names(api: Api, name: str) -> No
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [
-        ({"documents": [{"content": {"uri": "https://x"}, "mime_type": "text/html"}]}, 400, "documents.0.content"),
-        ({"documents": [{"content": {"type": "image", "image": {"data": "aGk="}}}]}, 400, "documents.0.content"),
+        ({"documents": [{"content": "x"}, {"content": {"uri": "file:///x"}}]}, 400, "documents.1.content.uri"),
+        (
+            {"documents": [{"content": {"type": "image", "image": {"data": "a"}}}]},
+            422,
+            "documents.0.content.image.data",
+        ),
         ({"toolgroups": ["builtin::rag"]}, 400, "toolgroups"),
         ({"model": "gpt-9"}, 400, "model"),
         ({"tool_config": {"tool_choice": "nothing"}}, 400, "tool_config.tool_choice"),
