@@ -190,9 +190,8 @@ class TurnRun:
 
     def _server_tools(self) -> dict[str, BoundTool]:
         if self._bound is None:
-            self._bound = self._tools.toolbox.resolve(
-                self._state.config.get("toolgroups") or [], tenant=self.ref.tenant
-            )
+            tools = self._tools.toolbox.resolve(self._state.config.get("toolgroups") or [], tenant=self.ref.tenant)
+            self._bound = self._tools.looking.in_session(tools, self.ref.session, self._kept_documents)
         return self._bound
 
     def _infer(self) -> None:
@@ -298,6 +297,10 @@ class TurnRun:
     def _keeps_documents(self) -> bool:
         """Whether earlier turns have left documents in the session's bank."""
         return self._claim.ordinal > 1 and bool(kept_in(self._history()))
+
+    def _kept_documents(self) -> dict[str, str]:
+        """What the session's bank holds for this turn: of earlier ones, and its own."""
+        return kept_in([*self._history(), {"steps": self._state.steps}])
 
     def _history(self) -> list[Json]:
         if self._past is None:

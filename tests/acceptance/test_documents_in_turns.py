@@ -22,7 +22,14 @@ Json = dict[str, Any]
 FILLER = "Nothing of interest stands in this line, and it is long enough to fill a page with others like it.\n"
 PERU = "The capital of Peru is Lima."
 CODE = "The code of the vault is quokka."
-RULES = [{"match": "(?s)what is it.*quokka", "text": "It is quokka."}, {"match": "Lima", "text": "It is Lima."}]
+SEARCH = {"tool_name": "knowledge_search", "arguments": {"query": "the code of the vault"}}
+RULES = [
+    {"match": "look it up", "role": "user", "tool_calls": [SEARCH]},
+    {"match": "quokka", "role": "tool", "text": "Found: quokka."},
+    {"match": "no documents in this conversation", "role": "tool", "text": "Found nothing."},
+    {"match": "(?s)what is it.*quokka", "text": "It is quokka."},
+    {"match": "Lima", "text": "It is Lima."},
+]
 
 
 def book(*facts: str) -> str:
@@ -158,6 +165,21 @@ def test_long_documents_are_searched_in_this_turn_and_in_later_ones(stack: Stack
 
     other = asked(stack, http, stack.new_session(), "And the code of the vault, what is it?")
     assert [step["step_type"] for step in other["steps"]] == ["inference"], "another session knows nothing of it"
+
+
+@pytest.mark.parametrize("toolgroup", ["builtin::rag", "builtin::rag/knowledge_search"])
+def test_the_model_searches_the_sessions_documents_as_a_tool(stack: Stack, http: httpx.Client, toolgroup: str) -> None:
+    session = stack.new_session(toolgroups=[toolgroup])
+    empty = asked(stack, http, session, "Please look it up")
+    assert empty["output_message"]["content"] == "Found nothing."
+
+    sent = asked(stack, http, session, "Please look it up", {"content": book(CODE), "document_id": "book"})
+    later = asked(stack, http, session, "Please look it up again")
+
+    for turn in (sent, later):
+        assert turn["output_message"]["content"] == "Found: quokka."
+        (tools,) = [step for step in turn["steps"] if step["step_type"] == "tool_execution"]
+        assert tools["tool_responses"][0]["metadata"]["document_ids"][0] == "book"
 
 
 def test_a_document_that_is_sent_again_replaces_what_it_was(stack: Stack, http: httpx.Client) -> None:

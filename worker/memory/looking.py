@@ -1,7 +1,7 @@
 """The `memory_retrieval` step of a turn: its documents are read, and what the turn may draw on is searched."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +14,7 @@ from shared.errors import ProviderError
 from shared.events import Json
 from shared.fold import TurnState
 from shared.hints import Hints
-from shared.ids import TurnRef
+from shared.ids import SessionRef, TurnRef
 from shared.insert_jobs import Insertion
 from shared.log.reader import LogReader
 from shared.log.sessions import SessionStore
@@ -25,14 +25,17 @@ from worker.documents.errors import UnreadableDocument
 from worker.interrupts import CancelAsked, Interrupts
 from worker.memory.chunking import count_tokens, first_tokens
 from worker.memory.context import context_of, whole_documents
+from worker.memory.kept_documents import MARK, KeptDocuments
 from worker.memory.preparing import Failure, ReadContent
-from worker.memory.query import MAX_CHUNKS, MAX_TOKENS_IN_CONTEXT, Query
+from worker.memory.query import MAX_CHUNKS, MAX_TOKENS_IN_CONTEXT
+from worker.memory.rag_tools import RagTools
 from worker.memory.retrieving import Retriever
 from worker.memory.service import Asked, Hit
 from worker.memory.session_banks import SessionBanks
 from worker.memory.turn_documents import bank_name, kept_in, name_in, to_read
-from worker.providers.memory import BankKind, Chunk, Found, Mode
+from worker.providers.memory import Chunk, Found
 from worker.stored import until_stored
+from worker.toolbox import BoundTool
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +46,6 @@ _OPENING_TOKENS = 256
 """Of a long document in which nothing was found for the question: what it begins with."""
 _LETTERS = 8
 """A token has at most about so many letters: what is longer by letters alone need not be counted."""
-_MARK = "turn_document"
-"""The metadata by which the session's bank is asked for those documents that count."""
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.05, 1.0
 
 
@@ -80,6 +81,18 @@ class Looking:
         """
         return _Look(self, state, interrupts, ref, step_id).run(kept_in(earlier))
 
+    def in_session(
+        self, tools: dict[str, BoundTool], session: SessionRef, names: Callable[[], dict[str, str]]
+    ) -> dict[str, BoundTool]:
+        """A turn's tools, of which those that search memory look into the session's documents too."""
+        kept = KeptDocuments(self.banks, session, names)
+        return {
+            name: replace(bound, provider=bound.provider.in_session(kept))
+            if isinstance(bound.provider, RagTools)
+            else bound
+            for name, bound in tools.items()
+        }
+
 
 class _Look:
     """One step."""
@@ -101,8 +114,9 @@ class _Look:
         most = config.get("max_chunks") or MAX_CHUNKS
         query = self._question(config) if kept or config.get("memory_bank_configs") else ""
         asked = self._tools.retriever.asked(config, query)
-        own = self._own(kept, query, most)
-        hits = self._searched(asked, own, kept)
+        session = KeptDocuments(self._tools.banks, self._ref.session, lambda: kept)
+        own = self._own(session, query, most)
+        hits = session.named(self._searched(asked, own, kept))
         hits += [_opening(self._ref.session_id, one) for one in long if one.name not in _found(hits)]
         found = context_of(hits, max_tokens=config.get("max_tokens_in_context") or MAX_TOKENS_IN_CONTEXT)
         shown = whole_documents([(one.name, one.text, one.metadata) for one in whole], self._failures)
@@ -122,14 +136,13 @@ class _Look:
     def _searched(self, asked: list[Asked], own: list[Asked], kept: Collection[str]) -> list[Hit]:
         try:
             with self._interrupts.open():
-                hits = self._tools.retriever.search([*asked, *own], tenant=self._ref.tenant)
+                return self._tools.retriever.search([*asked, *own], tenant=self._ref.tenant)
         except ProviderError as error:
             if not own or error.code != "memory_bank_not_found":
                 raise
             # The provider has lost the session's bank. It is said, and the session goes on.
             self._failures += [Failure(name, error.code, error.message) for name in kept]
             return self._searched(asked, [], ())
-        return [_as_named(hit) if hit.bank_id == self._ref.session_id else hit for hit in hits]
 
     def _read(self) -> list[ReadDocument]:
         waiting = to_read(self._state.documents)
@@ -186,7 +199,7 @@ class _Look:
                 {
                     "document_id": bank_name(self._step_id, one.name),
                     "content": [{"type": "text", "text": one.text}],
-                    "metadata": {**one.metadata, _MARK: bank_name(self._step_id, one.name)},
+                    "metadata": {**one.metadata, MARK: bank_name(self._step_id, one.name)},
                 }
                 for one in documents
             ],
@@ -241,30 +254,17 @@ class _Look:
             raise ProviderError(problem, provider_id=error.get("provider_id") or "", code=error["code"])
         return [Failure(**{**one, "document_id": name_in(one["document_id"])}) for one in turn["steps"][-1]["failures"]]
 
-    def _own(self, kept: dict[str, str], query: str, most: int) -> list[Asked]:
+    def _own(self, kept: KeptDocuments, query: str, most: int) -> list[Asked]:
         """The question to the session's bank, for what counts of it."""
-        if not kept:
-            return []
         try:
-            where = until_stored(partial(self._tools.banks.find, self._ref.session), self._interrupts)
+            return until_stored(partial(kept.asked, query, max_chunks=most), self._interrupts)
         except ProviderError as error:
-            self._failures += [Failure(name, error.code, error.message) for name in kept]
+            self._failures += [Failure(name, error.code, error.message) for name in kept.names()]
             return []
-        mode: Mode | None = "hybrid" if where[1].kind is BankKind.VECTOR else None
-        query_ = Query(text=query, max_chunks=most, mode=mode, filters={_MARK: list(kept.values())})
-        return [Asked(self._ref.session_id, query_, where)]
 
 
 def _found(hits: Sequence[Hit]) -> set[str]:
     return {hit.found.document_id for hit in hits}
-
-
-def _as_named(hit: Hit) -> Hit:
-    """What was found in the session's bank, by the name that the document came with."""
-    found = hit.found
-    metadata = {name: value for name, value in found.chunk.metadata.items() if name != _MARK}
-    chunk = replace(found.chunk, metadata=metadata)
-    return Hit(hit.bank_id, replace(found, document_id=name_in(found.document_id), chunk=chunk))
 
 
 def _opening(bank_id: str, document: ReadDocument) -> Hit:
