@@ -20,22 +20,21 @@ class Banks:
         self._catalog = catalog
         self._embedder = embedder
 
-    def completed(self, given: Json, *, resource_id: str, tenant: str) -> Bank:
-        """The bank that `given` asks for, `{memory_bank_id, type, embedding_model?, embedding_dimension?,
-        chunk_size_in_tokens?, overlap_size_in_tokens?}`. A model's dimension is asked of it.
+    def completed(self, given: Json, *, tenant: str) -> Bank:
+        """The bank that `given` asks for, `{memory_bank_id, type, provider_memory_bank_id?, embedding_model?,
+        embedding_dimension?, chunk_size_in_tokens?, overlap_size_in_tokens?}`. A model's dimension is asked of it.
 
-        Raises InvalidRequest where no model can be chosen, and ProviderError where it does not answer.
+        Raises InvalidRequest where no model can be chosen or its dimension is another one, and ProviderError where it
+        does not answer.
         """
         kind = BankKind(given["type"])
         model = self._model(given.get("embedding_model"), tenant) if kind is BankKind.VECTOR else None
-        dimension = given.get("embedding_dimension") if model is not None else None
-        if model is not None and dimension is None:
-            dimension = self._embedder.dimension(model, tenant=tenant)
+        dimension = None if model is None else self._dimension(model, given.get("embedding_dimension"), tenant)
         size = given.get("chunk_size_in_tokens") or CHUNK_TOKENS
         overlap = given.get("overlap_size_in_tokens")
         return Bank(
             identifier=given["memory_bank_id"],
-            resource_id=resource_id,
+            resource_id=_resource_id(tenant, given.get("provider_memory_bank_id") or given["memory_bank_id"]),
             kind=kind,
             embedding_model=model,
             embedding_dimension=dimension,
@@ -45,11 +44,21 @@ class Banks:
 
     def static(self, given: StaticMemoryBank) -> Bank:
         """A bank of the run config. Raises ProviderError, also where no model can be chosen (yet)."""
-        resource_id = given.provider_memory_bank_id or given.memory_bank_id
         try:
-            return self.completed(given.model_dump(), resource_id=resource_id, tenant=DEFAULT_TENANT)
+            return self.completed(given.model_dump(), tenant=DEFAULT_TENANT)
         except InvalidRequest as error:
             raise ProviderError(error.message, provider_id=given.provider_id or "", code=error.code) from error
+
+    def _dimension(self, model: str, wanted: int | None, tenant: str) -> int:
+        dimension = self._embedder.dimension(model, tenant=tenant)
+        if wanted not in (None, dimension):
+            problem = f"The model '{model}' gives embeddings of {dimension} dimensions, not of {wanted}."
+            raise InvalidRequest(
+                f"{problem} Leave embedding_dimension out.",
+                param="embedding_dimension",
+                code="embedding_dimension_mismatch",
+            )
+        return dimension
 
     def _model(self, name: str | None, tenant: str) -> str:
         registry = self._catalog.current(tenant, "inference")
@@ -61,3 +70,8 @@ class Banks:
             return served[0]
         problem = f"Name the model of a vector bank in embedding_model. Served: {', '.join(sorted(served)) or 'none'}."
         raise InvalidRequest(problem, param="embedding_model", code="embedding_model_not_named")
+
+
+def _resource_id(tenant: str, name: str) -> str:
+    """Banks of several tenants meet in one provider instance, and names may hold slashes; ids of tenants hold none."""
+    return name if tenant == DEFAULT_TENANT and "/" not in name else f"{tenant}/{name}"
