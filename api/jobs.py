@@ -1,13 +1,13 @@
 """Insert jobs: accepted like turns, each in a session of its own, so that none waits for another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from api.services import Services
 from api.submitting import confirm, require_durable, until_answered
 from shared.clock import now_iso
 from shared.events import Json, TurnCreated
 from shared.ids import SessionRef, TurnRef, job_ids_for, new_job_id, new_session_id
-from shared.job_view import job_agent
+from shared.job_view import INSERT, job_agent
 from shared.log.sessions import Session
 from shared.log.turn_log import PLAIN
 
@@ -25,6 +25,10 @@ class Insertion:
     idempotency_key: str | None = None
     ttl_s: int | None = None
     chunk_size_in_tokens: int | None = None
+    retry_of: str = ""
+    """The job that this one repeats."""
+    route: str = _ROUTE
+    """Where its idempotency key holds."""
 
 
 def accept_job(services: Services, tenant: str, insertion: Insertion, *, now_s: float) -> tuple[TurnRef, bool]:
@@ -40,7 +44,7 @@ def accept_job(services: Services, tenant: str, insertion: Insertion, *, now_s: 
         return {"session_id": ref.session_id, "job_id": ref.turn_id}
 
     created, replayed = services.idempotency.once(
-        create, tenant=tenant, route=_ROUTE, key=insertion.idempotency_key, digest=insertion.digest
+        create, tenant=tenant, route=insertion.route, key=insertion.idempotency_key, digest=insertion.digest
     )
     ref = TurnRef(tenant, created["session_id"], created["job_id"])
     confirm(services, ref)
@@ -75,14 +79,15 @@ def accepted_job(services: Services, tenant: str, insertion: Insertion, now_s: f
         created_at=now_iso(),
     )
     config = {
-        "insert": {
+        INSERT: {
             "bank_id": insertion.bank_id,
             "documents": insertion.documents,
             "expires_at": None if insertion.ttl_s is None else now_s + insertion.ttl_s,
             "chunk_size_in_tokens": insertion.chunk_size_in_tokens,
         }
     }
-    until_answered(services.log.accept, ref, event=event, config=config, digest=insertion.digest, terms=PLAIN)
+    terms = replace(PLAIN, retry_of=insertion.retry_of)
+    until_answered(services.log.accept, ref, event=event, config=config, digest=insertion.digest, terms=terms)
     services.hints.send(ref)
     return ref
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from shared.events import Json
 from shared.fold import OpenStep, TurnState, violation_of
+from shared.job_view import INSERT
 
-INSERT = "insert"
-"""The key of a job's config that holds what it is to insert: a job is a turn to everything but this."""
 USER_INPUT = "user-input"
 ASSISTANT_OUTPUT = "assistant-output"
 
