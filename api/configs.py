@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from api.memory_checks import require_fitting
 from shared.errors import InvalidRequest
 from shared.events import Json
 from shared.registry import Registry
@@ -51,6 +52,8 @@ def _check_memory(memory: Json, registry: Registry, where: str) -> None:
         if bank is not None and wanted["type"] not in (None, bank.kind):
             problem = f"The memory bank '{bank.identifier}' is a {bank.kind} bank. Say so, or leave the type out."
             raise InvalidRequest(problem, param=f"{at}.type", code="memory_bank_type")
+        if bank is not None:
+            require_fitting(bank, wanted, at=f"{at}.")
     generator = memory["query_generator_config"]
     if generator["type"] == "llm":
         registry.require_llm(generator["model"], param=f"{where}.query_generator_config.model")

@@ -1,13 +1,13 @@
 """Insert jobs: accepted like turns, each in a session of its own, so that none waits for another."""
 
+from dataclasses import replace
+
 from api.services import Services
 from api.submitting import confirm, require_durable, until_answered
 from shared.events import Json
 from shared.ids import TurnRef
 from shared.insert_jobs import Insertion
 from shared.log.turn_log import PLAIN
-
-_ROUTE = "memory/insert"
 
 
 def accept_job(services: Services, tenant: str, insertion: Insertion) -> tuple[TurnRef, bool]:
@@ -23,7 +23,7 @@ def accept_job(services: Services, tenant: str, insertion: Insertion) -> tuple[T
         return {"session_id": ref.session_id, "job_id": ref.turn_id}
 
     created, replayed = services.idempotency.once(
-        create, tenant=tenant, route=_ROUTE, key=insertion.idempotency_key, digest=insertion.digest
+        create, tenant=tenant, route=insertion.route, key=insertion.idempotency_key, digest=insertion.digest
     )
     ref = TurnRef(tenant, created["session_id"], created["job_id"])
     confirm(services, ref)
@@ -40,7 +40,7 @@ def accepted_job(services: Services, tenant: str, insertion: Insertion) -> TurnR
         event=insertion.created(ref),
         config=insertion.config(),
         digest=insertion.digest,
-        terms=PLAIN,
+        terms=replace(PLAIN, retry_of=insertion.retry_of),
     )
     services.hints.send(ref)
     return ref

@@ -15,6 +15,7 @@ from api import metrics_files
 from api.services import Services
 from shared import logs
 from shared.errors import StoreError
+from shared.queues import MEMORY_QUEUE
 
 PATH = "/metrics"
 SUBMIT = ("POST", "/v1/agents/<agent_id>/session/<session_id>/turn")
@@ -86,12 +87,22 @@ class StoreMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         try:
-            census, workers = self._services.census(), self._services.registry.workers()
+            census, registry = self._services.census(), self._services.registry
+            workers, memory_workers = registry.workers(), registry.workers(MEMORY_QUEUE)
         except StoreError:
             yield GaugeMetricFamily("turnstone_store_up", "Whether the store answers.", value=0)
             return
         yield GaugeMetricFamily("turnstone_store_up", "Whether the store answers.", value=1)
         yield GaugeMetricFamily("turnstone_workers_alive", "Workers heard of in the last 15 s.", value=workers)
+        yield GaugeMetricFamily(
+            "turnstone_memory_workers_alive",
+            "Workers for insert jobs heard of in the last 15 s.",
+            value=memory_workers,
+        )
+        yield GaugeMetricFamily("turnstone_jobs_running", "Insert jobs that a worker holds.", value=census.jobs_running)
+        yield GaugeMetricFamily(
+            "turnstone_jobs_waiting", "Insert jobs that no worker has taken up.", value=census.jobs_waiting
+        )
         yield GaugeMetricFamily("turnstone_turns_running", "Turns that a worker holds.", value=census.running)
         yield GaugeMetricFamily(
             "turnstone_turns_waiting",

@@ -29,7 +29,7 @@ MEDIA_TYPE = "application/problem+json"
 UNPROCESSABLE = frozenset({"invalid_fields", "wrong_call_ids", "idempotency_key_reused"})
 """Codes of requests that can be read, but not be done as they are: 422. Others of InvalidRequest are 400."""
 
-_REFUSED, _FAULT, _BUSY = 400, 502, 503
+_REFUSED, _TAKEN, _FAULT, _BUSY = 400, 409, 502, 503
 PROVIDER_STATUS: Mapping[str, int] = {
     "model_not_found": _REFUSED,
     "unsupported_parameter": _REFUSED,
@@ -40,6 +40,9 @@ PROVIDER_STATUS: Mapping[str, int] = {
     "tool_not_found": _REFUSED,
     "toolgroup_not_found": _REFUSED,
     "toolgroup_refused": _REFUSED,
+    "memory_bank_not_found": _REFUSED,
+    "memory_bank_refused": _REFUSED,
+    "memory_bank_taken": _TAKEN,
     "provider_rate_limited": _BUSY,
     "provider_busy": _BUSY,
     "tool_rate_limited": _BUSY,

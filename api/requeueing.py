@@ -1,17 +1,22 @@
-"""Runs a turn again that failed or was canceled: as a new turn with its input and its config, in its session."""
+"""Runs again what failed or was canceled: a turn as a new turn with its input and its config, in its session; an
+insert job as a new job with its documents."""
 
+import time
 from hashlib import sha256
 
 import orjson
 
 from api.configs import check_config
+from api.jobs import accept_job
 from api.services import Services
 from api.submitting import Submitted, take_in
-from shared.clock import now_iso
+from shared.clock import now_iso, seconds_of
 from shared.errors import Conflict
 from shared.events import Entry, Json, PrivateEntry, TurnCreated, decode
 from shared.fold import CONFIG_RECORD, TurnState
 from shared.ids import TurnRef, new_turn_id
+from shared.insert_jobs import Insertion
+from shared.job_view import INSERT
 from shared.log.blobs import BlobGone
 from shared.log.reader import TurnRow
 from shared.log.turn_log import Terms
@@ -41,7 +46,7 @@ def requeue(services: Services, ref: TurnRef, row: TurnRow, *, idempotency_key: 
         new,
         event=event,
         config=config,
-        digest=sha256(f"requeue {ref.member}".encode()).hexdigest(),
+        digest=_digest(ref),
         terms=Terms(strategy="enqueue", queue_ttl_s=queue_ttl_s, deadline_s=deadline_s, retry_of=ref.turn_id),
         idempotency_key=idempotency_key,
     )
@@ -52,14 +57,47 @@ def requeue(services: Services, ref: TurnRef, row: TurnRow, *, idempotency_key: 
     return Submitted(ref=new, turn={**state.as_turn(), "retry_of": ref.turn_id})
 
 
+def requeue_job(services: Services, ref: TurnRef, row: TurnRow, *, idempotency_key: str | None) -> tuple[TurnRef, bool]:
+    """Accept an insert job that repeats `ref`; whether an earlier request had done so.
+
+    Its documents stay as long as those of `ref` would have stayed, counted anew. Raises what inserting raises, and
+    Conflict where `ref` cannot be repeated.
+    """
+    _require_repeatable(ref, row)
+    created, config = _kept(services, ref)
+    job = config[INSERT]
+    if "session_id" in job:
+        raise Conflict(f"The job '{ref.turn_id}' is part of a turn. Requeue the turn.", code="job_of_a_turn")
+    ttl_s = None if job["expires_at"] is None else round(job["expires_at"] - seconds_of(created.created_at))
+    insertion = Insertion(
+        bank_id=job["bank_id"],
+        documents=job["documents"],
+        digest=_digest(ref),
+        idempotency_key=idempotency_key,
+        expires_at=None if ttl_s is None else time.time() + ttl_s,
+        chunk_size_in_tokens=job["chunk_size_in_tokens"],
+        retry_of=ref.turn_id,
+        route="jobs/requeue",
+    )
+    return accept_job(services, ref.tenant, insertion)
+
+
+def _digest(ref: TurnRef) -> str:
+    return sha256(f"requeue {ref.member}".encode()).hexdigest()
+
+
 def _require_repeatable(ref: TurnRef, row: TurnRow) -> None:
     if row.status in ACTIVE:
         raise Conflict(
-            f"Turn '{ref.turn_id}' has not ended: it is {row.status}. Wait for its end, cancel it, or fail it first.",
+            f"{_named(ref)} has not ended: it is {row.status}. Wait for its end, cancel it, or fail it first.",
             code="not_ended",
         )
     if row.status is TurnStatus.COMPLETED:
-        raise Conflict(f"Turn '{ref.turn_id}' completed: there is nothing to run again.", code="completed")
+        raise Conflict(f"{_named(ref)} completed: there is nothing to run again.", code="completed")
+
+
+def _named(ref: TurnRef) -> str:
+    return f"{'Job' if ref.is_job else 'Turn'} '{ref.turn_id}'"
 
 
 def _kept(services: Services, ref: TurnRef) -> tuple[TurnCreated, Json]:
@@ -87,8 +125,6 @@ def _config(ref: TurnRef, private: list[PrivateEntry]) -> Json:
 
 
 def _expired(ref: TurnRef) -> Conflict:
-    return Conflict(
-        f"What turn '{ref.turn_id}' ran with is gone: it stays for turns.events_ttl_s after the turn's end. Submit a"
-        " new turn; GET the old one for its messages.",
-        code="input_expired",
-    )
+    instead = "Insert its documents anew." if ref.is_job else "Submit a new turn; GET the old one for its messages."
+    said = f"What it ran with is gone: {_named(ref)} ended more than turns.events_ttl_s ago. {instead}"
+    return Conflict(said, code="input_expired")

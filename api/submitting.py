@@ -9,7 +9,7 @@ from typing import Any
 from api.configs import check_config, readable_documents, turn_config
 from api.services import Services
 from shared.clock import now_iso
-from shared.errors import ConfigError, InvalidRequest, StoreError, Unavailable
+from shared.errors import ConfigError, Conflict, InvalidRequest, StoreError, Unavailable
 from shared.events import Json, TurnCreated
 from shared.fold import TurnState
 from shared.ids import SessionRef, TurnRef, new_turn_id
@@ -152,6 +152,20 @@ def cancel(services: Services, ref: TurnRef) -> tuple[str, str | None]:
     if outcome == "ended" and detail is not None:
         services.hints.send(TurnRef(ref.tenant, ref.session_id, detail))
     return outcome, detail
+
+
+def end_as_failed(services: Services, ref: TurnRef, reason: str | None) -> None:
+    """End a turn, or an insert job, as an operator asks to; a worker looks at the session's next turn.
+
+    Raises Conflict where it has ended already.
+    """
+    what = "job" if ref.is_job else "turn"
+    message = f"An operator ended this {what}{'.' if reason is None else f': {reason}'}"
+    outcome, detail = services.log.fail(ref, code="failed_by_operator", message=message)
+    if outcome == "terminal":
+        raise Conflict(f"{what.title()} '{ref.turn_id}' has ended already: it is {detail}.", code="already_ended")
+    if outcome == "ended" and detail is not None:
+        services.hints.send(TurnRef(ref.tenant, ref.session_id, detail))
 
 
 def _terms(services: Services, turn: CreateTurn) -> Terms:

@@ -1,7 +1,7 @@
 """Answers that wait for a turn."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import orjson
 from flask import Response
@@ -35,9 +35,14 @@ def current(services: Services, ref: TurnRef) -> Json:
     raise NotFound("turn", ref.turn_id, listing=f"GET /v1/agents/{{agent_id}}/session/{ref.session_id}")
 
 
-def at_rest(services: Services, ref: TurnRef, headers: Mapping[str, str]) -> Response:
-    """200 with the turn once it has ended or waits for the client, however long that takes."""
-    return _waited(services, ref, timeout_s=None, headers=headers)
+def at_rest(
+    services: Services, ref: TurnRef, headers: Mapping[str, str], *, require: Callable[[Json], None] | None = None
+) -> Response:
+    """200 with the turn once it has ended or waits for the client, however long that takes.
+
+    `require` may raise for how it ended, as long as no silence has made the status necessary.
+    """
+    return _waited(services, ref, timeout_s=None, headers=headers, require=require)
 
 
 def within(services: Services, ref: TurnRef, timeout_s: float) -> Response:
@@ -54,10 +59,20 @@ def preferred(services: Services, ref: TurnRef, timeout_s: float, headers: Mappi
     return answer(turn, status, {**headers, "Preference-Applied": f"wait={timeout_s:.0f}"})
 
 
-def _waited(services: Services, ref: TurnRef, *, timeout_s: float | None, headers: Mapping[str, str]) -> Response:
+def _waited(
+    services: Services,
+    ref: TurnRef,
+    *,
+    timeout_s: float | None,
+    headers: Mapping[str, str],
+    require: Callable[[Json], None] | None = None,
+) -> Response:
     resting = services.tails.wait_resting(ref, timeout_s)
     if next(resting, _DONE) is _DONE:
-        return answer(_outcome(services, ref, timeout_s), 200, headers)
+        outcome = _outcome(services, ref, timeout_s)
+        if require is not None:
+            require(outcome)
+        return answer(outcome, 200, headers)
     response = Response(_with_spaces(services, ref, timeout_s, resting), mimetype="application/json")
     response.headers.extend(headers)
     return response

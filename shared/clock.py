@@ -15,6 +15,11 @@ def iso_of(micros: int) -> str:
     return iso(_EPOCH + timedelta(microseconds=micros))
 
 
+def seconds_of(time: str) -> float:
+    """The inverse of `iso`, in seconds since 1970."""
+    return datetime.fromisoformat(time).timestamp()
+
+
 def now_iso() -> str:
     return iso(datetime.now(UTC))
 

@@ -57,6 +57,11 @@ def is_job(member: str) -> bool:
     return f"/{_JOB}" in member
 
 
+def is_job_id(identifier: str) -> bool:
+    """Whether a turn's id is that of an insert job."""
+    return identifier.startswith(_JOB)
+
+
 @lru_cache(10_000)
 def shard_of(identifier: str) -> int:
     """The shard in a session or turn id. Raises InvalidRequest where there is none."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from shared.clock import now_iso
 from shared.events import Json, TurnCreated
 from shared.ids import TurnRef, job_ids_for, new_job_id, new_session_id
-from shared.job_view import job_agent
+from shared.job_view import INSERT, job_agent
 from shared.log.sessions import Session
 
-_NAME = "memory/insert"
+ROUTE = "memory/insert"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,10 @@ class Insertion:
     expires_at: float | None = None
     chunk_size_in_tokens: int | None = None
     session_id: str | None = None
+    retry_of: str = ""
+    """The job that this one repeats."""
+    route: str = ROUTE
+    """Where its idempotency key holds."""
 
     def ref(self, tenant: str) -> TurnRef:
         """Where the job is to be. With an idempotency key it follows from the request: so whoever repeats one of which
@@ -41,14 +45,14 @@ class Insertion:
             "expires_at": self.expires_at,
             "chunk_size_in_tokens": self.chunk_size_in_tokens,
         }
-        return {"insert": job if self.session_id is None else {**job, "session_id": self.session_id}}
+        return {INSERT: job if self.session_id is None else {**job, "session_id": self.session_id}}
 
     def session(self, ref: TurnRef, *, idle_ttl_s: float) -> Session:
         """The job's session: so that no job waits for another. The job can be read for `idle_ttl_s` after its end."""
         return Session(
             session_id=ref.session_id,
             agent_id=job_agent(self.bank_id),
-            session_name=_NAME,
+            session_name=ROUTE,
             started_at=now_iso(),
             idle_ttl_s=idle_ttl_s,
         )

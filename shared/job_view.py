@@ -2,6 +2,8 @@
 
 from shared.events import Json
 
+INSERT = "insert"
+"""The key of a job's config that holds what it is to insert: a job is a turn to everything but this."""
 _AGENT = "memory:"
 _NOTHING: Json = {"documents": None, "done": 0, "chunks": 0, "failed": 0, "failures": []}
 
@@ -30,6 +32,4 @@ def job_of(turn: Json) -> Json:
         "started_at": turn["started_at"],
         "completed_at": turn["completed_at"],
     }
-    if "error" in turn:
-        job["error"] = turn["error"]
-    return job
+    return job | {name: turn[name] for name in ("error", "retry_of") if name in turn}

@@ -15,6 +15,7 @@ from redis import Redis
 
 from shared.errors import InvalidRequest
 from shared.log.keys import Keys
+from shared.queues import TURNS_QUEUE
 from shared.redis_client import translated
 
 Json = dict[str, Any]
@@ -232,20 +233,21 @@ class RegistryStore:
             providers=[ProviderStatus(**provider) for provider in body["providers"]],
         )
 
-    def alive(self, worker: str) -> None:
-        """A worker's sign of life."""
+    def alive(self, worker: str, *, queue: str = TURNS_QUEUE) -> None:
+        """A sign of life of a worker that serves `queue`."""
+        key = self._keys.workers(queue)
         with translated():
             pipe = self._client.pipeline(transaction=False)
-            pipe.zadd(self._keys.workers, {worker: time.time()})
-            pipe.zremrangebyscore(self._keys.workers, 0, time.time() - 10 * WORKER_TIMEOUT_S)
+            pipe.zadd(key, {worker: time.time()})
+            pipe.zremrangebyscore(key, 0, time.time() - 10 * WORKER_TIMEOUT_S)
             pipe.execute()
 
-    def gone(self, worker: str) -> None:
+    def gone(self, worker: str, *, queue: str = TURNS_QUEUE) -> None:
         """A worker's farewell."""
         with translated():
-            self._client.zrem(self._keys.workers, worker)
+            self._client.zrem(self._keys.workers(queue), worker)
 
-    def workers(self) -> int:
-        """How many workers have been heard of lately."""
+    def workers(self, queue: str = TURNS_QUEUE) -> int:
+        """How many workers of a queue have been heard of lately."""
         with translated():
-            return self._client.zcount(self._keys.workers, time.time() - WORKER_TIMEOUT_S, "+inf")
+            return self._client.zcount(self._keys.workers(queue), time.time() - WORKER_TIMEOUT_S, "+inf")

@@ -7,7 +7,6 @@ from shared.status import TERMINAL, TurnStatus
 
 _SILENT = 0.5
 """Of a lease. Owners renew after a third of it, so this one has missed a renewal."""
-_START = "start one (turnstone worker)."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +52,14 @@ class Facts:
     `newer`: a newer release wrote it. `losses` are workers lost in a row. `hints` were sent since a worker had it last,
     the next is due in `hint_s` (None: never). Somebody has to take it up within `start_s`, and it has to end within
     `end_s`. Its client has to answer `pending`, ids of calls, within `input_s`. `workers` are alive. `ending` says why
-    an ended turn ended, as far as that is known.
+    an ended turn ended, as far as that is known. `is_job`: it is an insert job, `workers` are those of insert jobs, and
+    `gone_bank` is its bank where that is not there (any more).
     """
 
     turn_id: str
     status: TurnStatus
+    is_job: bool = False
+    gone_bank: str | None = None
     age_s: float
     attempts: int = 0
     losses: int = 0
@@ -74,6 +76,11 @@ class Facts:
     input_s: float | None = None
     workers: int = 0
     ending: str | None = None
+
+    @property
+    def to_start(self) -> str:
+        """How a worker that takes it up is started."""
+        return f"start one (turnstone worker{' --queue memory' if self.is_job else ''})."
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,7 @@ def _limit_reached(facts: Facts) -> Next | None:
     limits = (facts.start_s if facts.attempts == 0 else None, facts.end_s)
     if all(limit is None or limit > 0 for limit in limits):
         return None
-    then = "a worker ends it within seconds." if facts.workers else f"no worker is alive to end it: {_START}"
+    then = "a worker ends it within seconds." if facts.workers else f"no worker is alive to end it: {facts.to_start}"
     return Next("limit_reached", f"Its time is up; {then}")
 
 
@@ -136,7 +143,7 @@ def _silent(facts: Facts) -> Next | None:
     act = "ends it as canceled" if facts.cancel else "takes over"
     when = f"in {duration(owner.left_s)}" if owner.left_s > 0 else "within seconds"
     others = facts.workers - owner.alive
-    then = f"Another {act} {when}." if others else f"No other worker is alive: {_START}"
+    then = f"Another {act} {when}." if others else f"No other worker is alive: {facts.to_start}"
     if owner.left_s > 0:
         said = f"Its worker {owner.worker} has not renewed its lease for {duration(owner.renewed_s)}."
         return Next("owner_silent", f"{said} {then}")
@@ -159,12 +166,19 @@ def _behind(facts: Facts) -> Next | None:
     return Next("behind", f"Turn {facts.queue.head} of its session runs first; cancel that one to go on.")
 
 
+def _bank_gone(facts: Facts) -> Next | None:
+    if facts.gone_bank is None:
+        return None
+    said = f"Its bank '{facts.gone_bank}' is gone, so it fails when a worker takes it up: register the bank again."
+    return Next("bank_gone", said if facts.workers else f"{said} No worker is alive: {facts.to_start}")
+
+
 def _waiting(facts: Facts) -> Next | None:
     if facts.hint_s is None:
         return None
     due = f"in {duration(facts.hint_s)}" if facts.hint_s > 0 else "now"
     if facts.workers == 0:
-        return Next("waits_for_worker", f"It waits for a worker, and none is alive: {_START}")
+        return Next("waits_for_worker", f"It waits for a worker, and none is alive: {facts.to_start}")
     said = f"It waits for a worker; the next hint is due {due}. If it stays so, the workers are full: start more."
     return Next("waits_for_worker", said)
 
@@ -181,6 +195,7 @@ _RULES: tuple[Callable[[Facts], Next | None], ...] = (
     _silent,
     _awaiting,
     _behind,
+    _bank_gone,
     _waiting,
     _unscheduled,
 )

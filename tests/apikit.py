@@ -17,6 +17,7 @@ from shared.ids import TurnRef, new_step_id, new_token
 from shared.log.turn_log import Claim, Write
 from shared.registry import (
     ProviderStatus,
+    RegisteredMemoryBank,
     RegisteredModel,
     RegisteredShield,
     RegisteredTool,
@@ -41,6 +42,16 @@ REGISTRY = Registry(
             provider_id="web",
             resource_id="seats",
             tools=[RegisteredTool(name="book", description="Books a seat.", input_schema=SEAT, replay="never")],
+        )
+    ],
+    memory_banks=[
+        RegisteredMemoryBank(
+            identifier="b",
+            provider_id="it",
+            resource_id="b",
+            kind="keyword",
+            chunk_size_in_tokens=512,
+            overlap_size_in_tokens=64,
         )
     ],
     providers=[
@@ -96,6 +107,14 @@ class Api:
         answer = self.post(f"{session or self.session()}/turn", {**HELLO, **body})
         assert answer.status_code == 202, answer.text
         return answer.headers["Location"]
+
+    def job(self, *documents: Json, **body: Any) -> TurnRef:
+        """A new insert job: for the bank `b`, with one document where none is given."""
+        given = list(documents) or [{"document_id": "d", "content": "words"}]
+        answer = self.post("/v1/memory/insert", {"bank_id": "b", "documents": given, **body})
+        assert answer.status_code == 202, answer.text
+        found, _ = self.services.lookup.job("default", answer.json["job_id"])
+        return found
 
     def worker(self, turn: str) -> "Worker":
         return Worker.of(self.services, ref_of(turn))

@@ -42,7 +42,8 @@ from stack_process import clean_environ, free_port, is_alive
 from shared.cli.binaries import find_binary
 from shared.cli.guard import Guard
 from shared.cli.stack import API_COMMAND, WORKER_COMMAND
-from shared.queues import CALLS_QUEUE, TURNS_QUEUE
+from shared.log.keys import Keys
+from shared.queues import CALLS_QUEUE, QUEUES, TURNS_QUEUE
 
 Json = dict[str, Any]
 
@@ -251,7 +252,10 @@ class Rooms:
         """Whether the worker has given a sign of life."""
         try:
             with self.store() as client:
-                return client.zscore(f"{self.key_prefix}:workers", worker.worker_name) is not None
+                return any(
+                    client.zscore(key, worker.worker_name) is not None
+                    for key in map(Keys(self.key_prefix).workers, QUEUES)
+                )
         except redis.RedisError:
             return False
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from shared.events import Json
 from shared.fold import OpenStep, TurnState, violation_of
+from shared.job_view import INSERT
 from worker.memory.turn_documents import to_read
 
-INSERT = "insert"
-"""The key of a job's config that holds what it is to insert: a job is a turn to everything but this."""
 USER_INPUT = "user-input"
 ASSISTANT_OUTPUT = "assistant-output"
 

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from shared.errors import ConfigError, ProviderError
 from shared.fold import TurnState
+from shared.ids import is_job_id
 from shared.log.turn_log import Claim
 from worker.ended_line import seconds_between
 from worker.observer import Observer
@@ -50,7 +51,8 @@ class Tally:
 
 
 class WorkerMetrics(Observer, Collector):
-    """Counts what a worker process does. Labels are names from the run config and of code, never ids."""
+    """Counts what a worker process does, but for insert jobs (`worker.job_metrics`). Labels are names from the run
+    config and of code, never ids."""
 
     def __init__(self, *, queue: str) -> None:
         self.registry = CollectorRegistry()
@@ -91,16 +93,21 @@ class WorkerMetrics(Observer, Collector):
         yield self._flush_events.family("turnstone_journal_flush_events", "Events that a round trip wrote.")
 
     def claimed(self, claim: Claim, turn: TurnState) -> None:
+        if claim.ref.is_job:
+            return
         self._running.inc()
         self._claimed.labels(claim.kind).inc()
         waited = seconds_between(turn.created_at, claim.claimed_at) if claim.kind == "start" else None
         if waited is not None:
             self._queue.observe(max(0.0, waited))
 
-    def left(self) -> None:
-        self._running.dec()
+    def left(self, claim: Claim) -> None:
+        if not claim.ref.is_job:
+            self._running.dec()
 
     def ended(self, turn: TurnState) -> None:
+        if is_job_id(turn.turn_id):
+            return
         self._ended.labels(turn.status.value, turn.error["code"] if turn.error else "").inc()
         duration = seconds_between(turn.created_at, turn.completed_at)
         if duration is not None:

@@ -10,13 +10,15 @@ from shared.log.turn_log import Claim
 class Observer:
     """Hears what happens in a worker process; this one does nothing about it.
 
+    An insert job is told of like a turn: its id says what it is.
+
     Called on the way: every method returns at once, waits for nobody and raises nothing.
     """
 
     def claimed(self, claim: Claim, turn: TurnState) -> None:
         """A turn was taken up here. What follows in the same greenlet, up to `left`, belongs to it."""
 
-    def left(self) -> None:
+    def left(self, claim: Claim) -> None:
         """The turn that was taken up has ended, rests, or is somebody else's."""
 
     def ended(self, turn: TurnState) -> None:
@@ -30,6 +32,10 @@ class Observer:
 
     def tool_called(self, provider_id: str, *, outcome: str, seconds: float) -> None:
         """A server tool was called: `done`, `error` (as the tool says) or `failed` (it could not be called)."""
+
+    def inserted(self, *, documents: int, chunks: int, failures: Sequence[str], seconds: float) -> None:
+        """A batch of an insert job is done with: so many documents went in, as so many chunks, and others could not be
+        read, for these codes."""
 
     def provider_failed(self, api: str, error: ProviderError) -> None:
         """A provider instance failed, whatever becomes of it: another one may yet answer."""
@@ -45,9 +51,9 @@ class Observers(Observer):
         for observer in self._observers:
             observer.claimed(claim, turn)
 
-    def left(self) -> None:
+    def left(self, claim: Claim) -> None:
         for observer in self._observers:
-            observer.left()
+            observer.left(claim)
 
     def ended(self, turn: TurnState) -> None:
         for observer in self._observers:
@@ -64,6 +70,10 @@ class Observers(Observer):
     def tool_called(self, provider_id: str, *, outcome: str, seconds: float) -> None:
         for observer in self._observers:
             observer.tool_called(provider_id, outcome=outcome, seconds=seconds)
+
+    def inserted(self, *, documents: int, chunks: int, failures: Sequence[str], seconds: float) -> None:
+        for observer in self._observers:
+            observer.inserted(documents=documents, chunks=chunks, failures=failures, seconds=seconds)
 
     def provider_failed(self, api: str, error: ProviderError) -> None:
         for observer in self._observers:

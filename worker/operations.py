@@ -124,10 +124,7 @@ class Operations:
         """`{memory_bank_id, type, provider_id?, provider_memory_bank_id?, embedding_model?, …}`."""
         tenant, identifier = payload["tenant"], payload["memory_bank_id"]
         provider = _chosen(self._fleet.memory, payload.get("provider_id"), api="memory")
-        # Banks of several tenants meet in one provider instance; ids of tenants hold no slash, names of banks may.
-        name = payload.get("provider_memory_bank_id") or identifier
-        is_plain = tenant == DEFAULT_TENANT and "/" not in name
-        bank = self._fleet.banks.completed(payload, resource_id=name if is_plain else f"{tenant}/{name}", tenant=tenant)
+        bank = self._fleet.banks.completed(payload, tenant=tenant)
         known = self._catalog.current(tenant, "memory").memory_bank(identifier)
         if known is not None and known != registered_bank(bank, provider.provider_id):
             raise _taken(f"The memory bank '{identifier}' is there already, and another one", "memory_bank")
@@ -137,11 +134,14 @@ class Operations:
         return {}
 
     def unregister_memory_bank(self, payload: Json) -> Json:
-        """`{memory_bank_id}`: all that is in it goes."""
+        """`{memory_bank_id}`: all that is in it goes, unless it is there under another name too."""
         tenant, identifier = payload["tenant"], payload["memory_bank_id"]
+        banks = self._catalog.current(tenant, "memory").memory_banks
+        others = {(bank.provider_id, bank.resource_id) for bank in banks if bank.identifier != identifier}
         for one in self._registrations.of(tenant):
             if one.kind is Kind.MEMORY_BANK and one.identifier == identifier and one.provider_id in self._fleet.memory:
-                self._fleet.memory[one.provider_id].unregister_memory_bank(one.resource_id)
+                if (one.provider_id, one.resource_id) not in others:
+                    self._fleet.memory[one.provider_id].unregister_memory_bank(one.resource_id)
         return {}
 
     def query_memory(self, payload: Json) -> Json:

@@ -11,6 +11,7 @@ from gevent.event import Event as Signal
 
 from shared.errors import ProviderError, StoreError
 from shared.events import Json
+from shared.queues import TURNS_QUEUE
 from shared.registry import ProviderStatus, RegisteredModel, Registry, RegistryStore
 from worker.outage import Outage
 from worker.providers.inference import Model
@@ -37,8 +38,8 @@ class Registrar:
     one that requests have found to be gone at once.
 
     Each provider by itself, so that none waits for another. A failed listing keeps the last one, also the one that
-    a worker before this one has published. `worker` is the name under which it publishes and says that it is alive;
-    without one it keeps what it learns for itself.
+    a worker before this one has published. `worker` is the name under which it says that it is alive, as one that
+    serves `queue`; who serves turns publishes what it learns, and without a name it keeps that for itself.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class Registrar:
         store: RegistryStore,
         worker: str | None,
         on_registry: OnRegistry,
+        queue: str = TURNS_QUEUE,
     ) -> None:
         self._sources = {source.provider_id: source for source in sources}
         self._store = store
         self._worker = worker
+        self._queue = queue
         self._on_registry = on_registry
         self._listed: dict[str, Listing] = {}
         self._health: dict[str, Json] = {}
@@ -65,11 +68,11 @@ class Registrar:
         for provider_id in self._sources:
             spawn_vital(f"the listing of '{provider_id}'", partial(self._watch, provider_id))
         if self._worker is None:
-            return  # it publishes nothing; the listings go on by themselves
+            return  # nobody needs to know of it; the listings go on by themselves
         while True:
             try:
                 self._publish()
-                self._store.alive(self._worker)
+                self._store.alive(self._worker, queue=self._queue)
                 self._outage.passed()
             except StoreError as error:
                 self._outage.failed(error)
@@ -171,6 +174,8 @@ class Registrar:
     def _publish(self) -> None:
         if self._news.is_set():
             self._news.clear()
+            if self._queue != TURNS_QUEUE:
+                return
             try:
                 self._store.publish(self.registry())
             except StoreError:

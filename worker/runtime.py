@@ -20,7 +20,7 @@ from shared.log.keys import Keys
 from shared.log.reader import LogReader
 from shared.log.sessions import SessionStore
 from shared.log.turn_log import Claim, NotClaimable, TurnLog
-from shared.queues import MEMORY_QUEUE, TURNS_QUEUE
+from shared.queues import MEMORY_QUEUE
 from shared.redis_client import connect
 from shared.registrations import RegistrationStore
 from shared.registry import RegistryStore
@@ -62,7 +62,7 @@ class Runtime:
     """One per process. `start` before the first hint, `run` per hint, `begin_drain` at the end.
 
     Insert jobs are turns to all of this: they have a queue of their own, so that they run in processes of their own.
-    Only who serves turns publishes what is served and counts as a worker: turns wait for those.
+    Only who serves turns publishes what is served; who serves which queue says that it is alive there.
 
     Raises ConfigError for providers that cannot be built, metrics that cannot be served, and a store that is not as
     safe as the run config promises.
@@ -71,6 +71,7 @@ class Runtime:
     def __init__(self, *, settings: Settings, config: RunConfig, app: Celery) -> None:
         self.drain = Drain(grace_s=settings.drain_s)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._queue = settings.queue
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.key_prefix)
         self._observer = build_observer(settings)
@@ -125,6 +126,7 @@ class Runtime:
                 sessions=self._session_banks,
                 embedder=Embedder(router=self._fleet.router),
                 read=self._contents,
+                observer=self._observer,
             )
             if self._contents is not None and settings.queue == MEMORY_QUEUE
             else None,
@@ -151,7 +153,8 @@ class Runtime:
         self._registrar = Registrar(
             sources=self._fleet.sources,
             store=self._registry,
-            worker=self.name if settings.queue == TURNS_QUEUE else None,
+            worker=self.name,
+            queue=settings.queue,
             on_registry=self._fleet.catalog.update,
         )
         self._fleet.router.balancer.watch(self._registrar.look_again)
@@ -218,7 +221,7 @@ class Runtime:
             try:
                 run.run()
             finally:
-                self._observer.left()
+                self._observer.left(claim)
         except (SchemaTooNew, Interrupt) as reason:
             self._give_back(claim, reason)
         except Unwritable as never:
@@ -286,7 +289,7 @@ class Runtime:
             self._signs_of_life.kill()
         try:
             with gevent.Timeout(_FAREWELL_S, False):
-                self._registry.gone(self.name)
+                self._registry.gone(self.name, queue=self._queue)
         except StoreError as error:
             logger.info("no farewell to the store: %s", error)
 

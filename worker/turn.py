@@ -24,6 +24,7 @@ from shared.events import (
 from shared.fold import OpenStep, TurnState, fold, withheld
 from shared.hints import Hints
 from shared.ids import TurnRef, new_step_id
+from shared.job_view import INSERT
 from shared.log.reader import LogReader
 from shared.log.snapshots import pack
 from shared.log.turn_log import Claim, TurnLog, Write
@@ -31,7 +32,6 @@ from shared.status import TurnStatus
 from worker.context import chat_messages
 from worker.decide import (
     ASSISTANT_OUTPUT,
-    INSERT,
     Abandon,
     AwaitClient,
     CompleteInsert,

@@ -2,6 +2,7 @@
 
 from shared.settings import Settings
 from worker.ended_line import EndedLine
+from worker.job_metrics import JobMetrics
 from worker.metrics import WorkerMetrics, serve
 from worker.observer import Observer, Observers
 
@@ -11,5 +12,6 @@ def build_observer(settings: Settings) -> Observer:
     if not settings.metrics_port:
         return EndedLine()
     metrics = WorkerMetrics(queue=settings.queue)
+    jobs = JobMetrics(metrics.registry)
     serve(metrics, host=settings.metrics_host, port=settings.metrics_port)
-    return Observers([EndedLine(), metrics])
+    return Observers([EndedLine(), metrics, jobs])

@@ -9,6 +9,7 @@ from api.answers import answer
 from api.routing import Routes, services
 from shared.errors import StoreError
 from shared.events import Json
+from shared.queues import MEMORY_QUEUE
 from shared.types import catalog as types
 
 routes = Routes("inspect", about="The service itself.")
@@ -41,17 +42,19 @@ def _template(rule: str) -> str:
 def health() -> Response:
     """Whether turns can be submitted: the store answers, and a worker has reported what its providers serve.
 
-    A later loss of workers keeps the 200: turns are accepted, and `workers` says how many there are.
+    A later loss of workers keeps the 200: turns are accepted, and `workers` says how many there are, `memory_workers`
+    how many for insert jobs.
     """
     try:
         known = services().registry.read() is not None
-        workers = services().registry.workers()
+        registry = services().registry
+        workers = {"workers": registry.workers(), "memory_workers": registry.workers(MEMORY_QUEUE)}
     except StoreError as error:
         return _unhealthy({"detail": f"The store does not answer: {type(error.__cause__).__name__}."})
     if not known:
         detail = "No worker with this run config has reported what its providers serve."
-        return _unhealthy({"workers": workers, "detail": detail})
-    return answer({"status": "OK", "workers": workers})
+        return _unhealthy({**workers, "detail": detail})
+    return answer({"status": "OK", **workers})
 
 
 def _unhealthy(members: Json) -> Response:

@@ -80,7 +80,7 @@ def get_vector_db(path: BankPath) -> Response:
 @routes.on("DELETE", "/v1/vector-dbs/<path:bank_id>", answers={204: None}, problems=(404, 409, 500, 502, 503))
 def delete_vector_db(path: BankPath) -> Response:
     """Delete a vector bank with all that is in it."""
-    return _delete(path.bank_id)
+    return _delete(path.bank_id, kind="vector")
 
 
 def _register(
@@ -109,9 +109,9 @@ def _bank(name: str, *, kind: str | None = None) -> RegisteredMemoryBank:
     return services().served.look(tenant(), lambda registry: one_of(registry, Kind.MEMORY_BANK, name, find))
 
 
-def _delete(name: str) -> Response:
+def _delete(name: str, *, kind: str | None = None) -> Response:
     """Its content first: a registration that is left over can be deleted again."""
-    _bank(name)
+    _bank(name, kind=kind)
     services().calls.call("unregister_memory_bank", {"tenant": tenant(), "memory_bank_id": name})
     unregister(services(), tenant(), Kind.MEMORY_BANK, name, lambda registry: registry.memory_bank(name))
     return nothing()

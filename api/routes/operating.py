@@ -7,24 +7,22 @@ from pydantic import BaseModel, Field
 
 from api.answers import answer
 from api.requeueing import requeue
-from api.routes.parts import CreationHeaders
+from api.routes.parts import STATUSES, CreationHeaders, statuses_of
 from api.routing import Query, Routes, services, tenant
+from api.submitting import end_as_failed
 from api.turn_answers import answer_as_asked, turn_url
 from api.waiting import current
 from api.why import why
 from shared.clock import iso_of
-from shared.errors import Conflict, InvalidRequest, NotFound
+from shared.errors import NotFound
 from shared.events import Json
-from shared.ids import TurnRef
 from shared.log.listing import MOST, Listed, Place
-from shared.status import TurnStatus
 from shared.types import operating as types
 from shared.types.turns import Turn
 
 routes = Routes("operating", about="Turns across agents and sessions: what they do, why, and what to do about them.")
 
 _TURN = "/v1/turns/<turn_id>"
-_STATUSES = ", ".join(TurnStatus)
 
 
 class TurnIdPath(BaseModel):
@@ -36,7 +34,7 @@ class TurnIdPath(BaseModel):
 class TurnsQuery(Query):
     """Which turns."""
 
-    status: Annotated[str | None, Field(description=f"Only these: of {_STATUSES}; several with commas in between.")] = (
+    status: Annotated[str | None, Field(description=f"Only these: of {STATUSES}; several with commas in between.")] = (
         None
     )
     agent_id: Annotated[str | None, Field(description="Only those of this agent.")] = None
@@ -51,7 +49,7 @@ def list_turns(query: TurnsQuery) -> Response:
     A page goes on exactly where the one before ended, whatever came in between. One that is short may still have
     more: `has_more` says so.
     """
-    statuses = _statuses(query.status)
+    statuses = statuses_of(query.status)
     place = None if query.after is None else Place.parse(query.after)
     if query.agent_id is not None:
         services().lookup.agent(tenant(), query.agent_id)
@@ -98,24 +96,8 @@ def requeue_turn(path: TurnIdPath, header: CreationHeaders) -> Response:
 def fail_turn(path: TurnIdPath, body: types.FailTurn) -> Response:
     """End an unfinished turn as failed, whoever runs it: `failed_by_operator`. 409 where it has ended already."""
     ref, _ = services().lookup.turn_by_id(tenant(), path.turn_id)
-    message = "An operator ended this turn." if body.reason is None else f"An operator ended this turn: {body.reason}"
-    outcome, detail = services().log.fail(ref, code="failed_by_operator", message=message)
-    if outcome == "terminal":
-        raise Conflict(f"Turn '{ref.turn_id}' has ended already: it is {detail}.", code="already_ended")
-    if outcome == "ended" and detail is not None:
-        services().hints.send(TurnRef(ref.tenant, ref.session_id, detail))
+    end_as_failed(services(), ref, body.reason)
     return answer(current(services(), ref))
-
-
-def _statuses(text: str | None) -> frozenset[TurnStatus]:
-    if text is None:
-        return frozenset(TurnStatus)
-    given = [name.strip() for name in text.split(",")]
-    unknown = [name for name in given if name not in set(TurnStatus)]
-    if unknown:
-        message = f"'{unknown[0]}' is no status of a turn. There are {_STATUSES}; several with commas in between."
-        raise InvalidRequest(message, param="status", code="invalid_fields")
-    return frozenset(map(TurnStatus, given))
 
 
 def _listed(turn: Listed) -> Json:

@@ -5,8 +5,11 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from api.routing import Query
+from shared.errors import InvalidRequest
+from shared.status import TurnStatus
 
 MOST_PER_PAGE = 1000
+STATUSES = ", ".join(TurnStatus)
 
 
 class AgentPath(BaseModel):
@@ -38,6 +41,18 @@ class Page(Query):
 
     start_index: Annotated[int, Field(ge=0, le=2**31, description="How many to leave out from the beginning.")] = 0
     limit: Annotated[int, Field(ge=1, le=MOST_PER_PAGE, description="How many at the most.")] = 100
+
+
+def statuses_of(text: str | None) -> frozenset[TurnStatus]:
+    """The statuses that a query names, with commas in between; all of them where it names none."""
+    if text is None:
+        return frozenset(TurnStatus)
+    given = [name.strip() for name in text.split(",")]
+    unknown = [name for name in given if name not in set(TurnStatus)]
+    if unknown:
+        message = f"'{unknown[0]}' is no status of a turn. There are {STATUSES}; several with commas in between."
+        raise InvalidRequest(message, param="status", code="invalid_fields")
+    return frozenset(map(TurnStatus, given))
 
 
 class CreationHeaders(Query):

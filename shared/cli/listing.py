@@ -1,4 +1,4 @@
-"""`turnstone models`, `agents`, `sessions`, `turns`: what there is, as a table or as the API's own JSON."""
+"""`turnstone models`, `agents`, `sessions`, `turns`, `jobs`: what there is, as a table or as the API's own JSON."""
 
 from collections.abc import Sequence
 
@@ -63,6 +63,28 @@ def list_all_turns(
     found = api.get("/turns", status=status, agent_id=agent, limit=limit, after=after)
     rows = [(one["turn_id"], one["status"], _time(one["created_at"]), _about(one)) for one in found["data"]]
     code = _tell(terminal, found, ("TURN", "STATUS", "TIME (UTC)", "ABOUT"), rows, json=json, none="No turns.")
+    if found["has_more"] and not json:
+        terminal.note(f"There are more: --after {found['after']}")
+    return code
+
+
+def list_jobs(
+    api: ApiClient,
+    terminal: Terminal,
+    *,
+    status: str | None,
+    bank: str | None,
+    limit: int,
+    after: str | None,
+    json: bool,
+) -> int:
+    """A page of insert jobs, newest first."""
+    found = api.get("/jobs", status=status, bank_id=bank, limit=limit, after=after)
+    rows = [
+        (one["job_id"], one["status"], _time(one["created_at"]), one["bank_id"], _about(one)) for one in found["data"]
+    ]
+    heads = ("JOB", "STATUS", "TIME (UTC)", "BANK", "ABOUT")
+    code = _tell(terminal, found, heads, rows, json=json, none="No insert jobs.")
     if found["has_more"] and not json:
         terminal.note(f"There are more: --after {found['after']}")
     return code

@@ -11,7 +11,7 @@ from shared.cli import exits
 from shared.cli.ask import Question, read_question, run_ask
 from shared.cli.client import ApiClient
 from shared.cli.dev import DevOptions, run_dev
-from shared.cli.listing import list_agents, list_all_turns, list_models, list_sessions, list_turns
+from shared.cli.listing import list_agents, list_all_turns, list_jobs, list_models, list_sessions, list_turns
 from shared.cli.operate import fail, requeue, show_why
 from shared.cli.parser import build_parser
 from shared.cli.show_config import check_config, show_config
@@ -22,7 +22,7 @@ from shared.cli.turnpath import parse_turn, parse_turn_id
 from shared.errors import ApiRefused, ApiUnreachable, ConfigError
 from shared.settings import ClientSettings, Settings
 
-_TWO_ADDRESSES = "The turn's URL names the API's address already: leave --url out."
+_TWO_ADDRESSES = "The URL names the API's address already: leave --url out."
 ROOMS = {"api": API_COMMAND, "worker": WORKER_COMMAND}
 # Flags stand above the environment; they are read as the variables whose rules they share.
 VARIABLES = {
@@ -153,6 +153,9 @@ COMMANDS: dict[str, Callable[[_Call], int]] = {
         list_sessions, agent=call.args.agent, start=call.args.start, limit=call.args.limit
     ),
     "turns": _turns,
+    "jobs": lambda call: call.list(
+        list_jobs, status=call.args.status, bank=call.args.bank, limit=call.args.limit, after=call.args.after
+    ),
     "why": lambda call: call.on_turn(show_why),
     "requeue": _requeue,
     "fail": lambda call: call.on_turn(fail, reason=call.args.reason),

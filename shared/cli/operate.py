@@ -1,9 +1,9 @@
-"""`turnstone why`, `requeue`, `fail`: why a turn does not go on, and what to do about it."""
+"""`turnstone why`, `requeue`, `fail`: why a turn, or an insert job, does not go on, and what to do about it."""
 
 from shared.cli.client import ApiClient, new_key
 from shared.cli.exits import OK
 from shared.cli.terminal import Terminal
-from shared.cli.turnpath import TurnPath, turn_path
+from shared.cli.turnpath import JobPath, TurnPath, path_by_id
 from shared.cli.wrap import one_line
 from shared.events import Json
 from shared.why import duration
@@ -11,11 +11,11 @@ from shared.why import duration
 
 def show_why(api: ApiClient, terminal: Terminal, turn_id: str, *, json: bool) -> int:
     """Where a turn is, and what happens next with it. Raises ApiError."""
-    found = api.get(f"{turn_path(turn_id)}/why")
+    found = api.get(f"{path_by_id(turn_id)}/why")
     if json:
         terminal.json(found)
         return OK
-    terminal.lines(f"{found['turn_id']}: {found['status']}")
+    terminal.lines(f"{_id(found)}: {found['status']}")
     for name, text in _lines(found):
         terminal.lines(f"  {name:<11} {one_line(text)}")
     terminal.note(f"\n{found['next']['code']}: {found['next']['message']}", style=0)
@@ -24,31 +24,46 @@ def show_why(api: ApiClient, terminal: Terminal, turn_id: str, *, json: bool) ->
 
 def requeue(api: ApiClient, terminal: Terminal, turn_id: str, *, url: str | None, json: bool) -> int:
     """Have a turn run again. The new one's id goes to standard output. Raises ApiError."""
-    made = api.post(f"{turn_path(turn_id)}/requeue", key=new_key())
+    made = api.post(f"{path_by_id(turn_id)}/requeue", key=new_key())
     if json:
         terminal.json(made)
         return OK
-    terminal.lines(made["turn_id"])
-    path = TurnPath(agent_id=made["agent_id"], session_id=made["session_id"], turn_id=made["turn_id"])
-    terminal.note(f"It runs again as a new turn. To follow that:\n  {path.tail_command(url=url)}", style=0)
+    terminal.lines(_id(made))
+    command = _path(made).tail_command(url=url)
+    terminal.note(
+        f"It runs again as a new {'job' if 'job_id' in made else 'turn'}. To follow that:\n  {command}", style=0
+    )
     return OK
 
 
 def fail(api: ApiClient, terminal: Terminal, turn_id: str, *, reason: str | None, json: bool) -> int:
     """End an unfinished turn as failed. Raises ApiError."""
-    ended = api.post(f"{turn_path(turn_id)}/fail", {} if reason is None else {"reason": reason})
+    ended = api.post(f"{path_by_id(turn_id)}/fail", {} if reason is None else {"reason": reason})
     if json:
         terminal.json(ended)
     else:
-        terminal.lines(f"{ended['turn_id']}: {ended['status']} ({ended['error']['code']})")
+        terminal.lines(f"{_id(ended)}: {ended['status']} ({ended['error']['code']})")
     return OK
+
+
+def _id(found: Json) -> str:
+    """The turn's, or the insert job's."""
+    return str(found["job_id"] if "job_id" in found else found["turn_id"])
+
+
+def _path(made: Json) -> TurnPath | JobPath:
+    if "job_id" in made:
+        return JobPath(made["job_id"])
+    return TurnPath(agent_id=made["agent_id"], session_id=made["session_id"], turn_id=made["turn_id"])
 
 
 def _lines(found: Json) -> list[tuple[str, str]]:
     """What is known, as names and texts; what does not hold for this turn is left out."""
     lines = {
-        "agent": found["agent_id"],
-        "session": found["session_id"],
+        "agent": found.get("agent_id"),
+        "session": found.get("session_id"),
+        "bank": _bank(found),
+        "progress": _progress(found),
         "repeats": found["retry_of"],
         "accepted": f"{duration(found['age_s'])} ago",
         "attempts": _attempts(found),
@@ -56,12 +71,27 @@ def _lines(found: Json) -> list[tuple[str, str]]:
         "last event": _last_event(found["last_event"]),
         "hints": _hints(found["hints"]),
         "limits": _limits(found["limits"]),
-        "queue": _queue(found["queue"]),
-        "waits for": _awaits(found["awaits"]),
+        "queue": _queue(found.get("queue")),
+        "waits for": _awaits(found.get("awaits")),
         "cancel": "asked for" if found["cancel_asked"] else None,
         "workers": f"{found['workers_alive']} alive",
     }
     return [(name, text) for name, text in lines.items() if text]
+
+
+def _bank(found: Json) -> str | None:
+    if "bank_id" not in found:
+        return None
+    return f"{found['bank_id']}{'' if found['bank_there'] else ', which is gone'}"
+
+
+def _progress(found: Json) -> str | None:
+    """Of an insert job that a worker has taken up."""
+    progress = found.get("progress")
+    if progress is None or progress["documents"] is None:
+        return None
+    unread = f", {progress['failed']} could not be read" if progress["failed"] else ""
+    return f"{progress['done']} of {progress['documents']} documents, {progress['chunks']} chunks{unread}"
 
 
 def _attempts(found: Json) -> str:

@@ -36,13 +36,14 @@ examples:
 
 _TAIL = f"""\
 TURN is its URL, its path (the Location of its submit), or its id with --agent
-and --session.
+and --session; of an insert job the id is enough.
 
 examples:
   turnstone tail /v1/agents/AGENT/session/SESSION/turn/TURN
   turnstone tail TURN --agent AGENT --session SESSION
   turnstone tail http://host:8321/v1/agents/A/session/S/turn/T --json
   turnstone tail TURN --agent A --session S --after 12-1763839923000000
+  turnstone tail job_07_4f1c…
 
 {EXPLAINED}"""
 
@@ -53,14 +54,23 @@ examples:
   turnstone turns --status queued,in_progress --agent AGENT
   turnstone turns AGENT SESSION             of one session, in their order"""
 
+_JOBS = """\
+examples:
+  turnstone jobs
+  turnstone jobs --status failed --json | jq -r '.data[].job_id' |
+    xargs -n 1 turnstone requeue"""
+
 _WHY = """\
+TURN may be an insert job.
+
 examples:
   turnstone why TURN
   turnstone why TURN --json | jq -r .next.code"""
 
 _REQUEUE = """\
 The new turn has the input and the configuration of the old one, and waits for
-the unfinished turns of their session. Its id goes to standard output.
+the unfinished turns of their session. Its id goes to standard output. TURN may
+be an insert job: the new one has the same documents.
 
 examples:
   turnstone requeue TURN
@@ -106,11 +116,12 @@ def build_parser() -> argparse.ArgumentParser:
     sessions.add_argument("agent", metavar="AGENT", help="an agent's id; `turnstone agents` shows them")
     _add_page_flags(sessions)
     _add_turns(add("turns", "list turns: of all sessions, newest first, or of one", epilog=_TURNS))
+    _add_jobs(add("jobs", "list insert jobs, newest first", epilog=_JOBS))
     _add_turn(add("why", "say why a turn does not go on, and what can be done", epilog=_WHY))
     _add_turn(add("requeue", "run a turn again that failed or was canceled, as a new one", epilog=_REQUEUE))
     failing = add("fail", "end a turn as failed, whoever runs it")
     _add_turn(failing)
-    failing.add_argument("--reason", metavar="TEXT", help="becomes part of the turn's error message")
+    failing.add_argument("--reason", metavar="TEXT", help="becomes part of the error's message")
     return parser
 
 
@@ -171,8 +182,16 @@ def _add_turns(parser: argparse.ArgumentParser) -> None:
     _add_api_flags(parser)
 
 
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--status", metavar="S", help="only these, with commas in between")
+    parser.add_argument("--bank", metavar="B", help="only those of this memory bank")
+    parser.add_argument("--limit", metavar="N", type=int, default=50, help="show at most N (default 50, at most 200)")
+    parser.add_argument("--after", metavar="PLACE", help="go on where a page ended, which says so")
+    _add_api_flags(parser)
+
+
 def _add_turn(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("turn", metavar="TURN", help="the turn's id, path or URL")
+    parser.add_argument("turn", metavar="TURN", help="its id, path or URL; that of an insert job too")
     _add_api_flags(parser)
 
 

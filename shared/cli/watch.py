@@ -1,4 +1,4 @@
-"""Watches a turn to its end in a terminal that its user may leave at any time."""
+"""Watches a turn, or an insert job, to its end in a terminal that its user may leave at any time."""
 
 import signal
 import sys
@@ -16,7 +16,7 @@ from shared.cli.exits import AWAITING, FAILED, INTERRUPTED, OK
 from shared.cli.follow import Back, Frame, Lost, follow
 from shared.cli.terminal import YELLOW, Terminal
 from shared.cli.transcript import View
-from shared.cli.turnpath import TurnPath
+from shared.cli.turnpath import JobPath, TurnPath
 from shared.errors import ApiError
 from shared.events import TERMINAL_EVENTS
 from shared.status import TurnStatus
@@ -53,14 +53,14 @@ class Choice(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """One turn to watch.
+    """One turn, or insert job, to watch.
 
     `after` is the id of the last event that its user has, `known` says that the API was reached already,
     `ends_at_input` that the turn is left where it waits for its client. `url` is the address to repeat in the
     commands shown, where one was given by flag.
     """
 
-    turn: TurnPath
+    turn: TurnPath | JobPath
     after: str | None = None
     known: bool = False
     ends_at_input: bool = False
@@ -80,6 +80,7 @@ class _Watching:
         self._items: SimpleQueue[_Item] = SimpleQueue()  # its put may interrupt its get, as a signal handler does
         self._since = time.monotonic()
         self._lost_since: float | None = None
+        self._what = "job" if isinstance(watched.turn, JobPath) else "turn"
 
     def run(self) -> int:
         threading.Thread(target=self._follow, daemon=True).start()
@@ -115,7 +116,7 @@ class _Watching:
             case _Failed(error):
                 self._terminal.end_line()
                 if self._watched.known:
-                    self._tell_how_to_tail("The turn itself goes on. To follow it again:")
+                    self._tell_how_to_tail(f"The {self._what} itself goes on. To follow it again:")
                 raise error
             case _Sign.INTERRUPT:
                 return self._interrupted()
@@ -146,13 +147,13 @@ class _Watching:
         """The reader had everything before it began: the turn itself says how it ended."""
         self._terminal.end_line()
         status = TurnStatus(self._api.get(self._watched.turn.path)["status"])
-        self._terminal.note(f"There is nothing after this event; the turn is {status.value}.")
+        self._terminal.note(f"There is nothing after this event; the {self._what} is {status.value}.")
         return _EXITS.get(status, FAILED)
 
     def _interrupted(self) -> int | None:
         choice = self._ask() if self._terminal.has_reader and sys.stdin.isatty() else Choice.DETACH
         if choice is Choice.DETACH:
-            self._tell_how_to_tail("Detached. The turn goes on; to follow it again:")
+            self._tell_how_to_tail(f"Detached. The {self._what} goes on; to follow it again:")
             return INTERRUPTED
         if choice is Choice.CANCEL:
             self._cancel()
@@ -162,7 +163,7 @@ class _Watching:
         # A second Ctrl-C is an answer too.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            self._terminal.prompt("\n[D]etach (the turn goes on), [c]ancel it, or [k]eep watching? ")
+            self._terminal.prompt(f"\n[D]etach (the {self._what} goes on), [c]ancel it, or [k]eep watching? ")
             answer = sys.stdin.readline().strip().lower()
         except KeyboardInterrupt:
             answer = ""

@@ -13,6 +13,7 @@ from shared.ids import TurnRef
 from shared.log.blobs import BlobGone
 from shared.log.keys import Keys
 from shared.log.reader import LogReader
+from shared.queues import MEMORY_QUEUE, TURNS_QUEUE
 from shared.redis_client import translated
 from shared.registry import WORKER_TIMEOUT_S
 from shared.status import TERMINAL, TurnStatus
@@ -50,11 +51,12 @@ class FactReader:
 
     def _facts(self, ref: TurnRef, at: "_Moment", *, due: float | None, queue: list[str], last: list[Any]) -> Facts:
         status = TurnStatus(at.row["status"] or "")
-        alive = self._alive()
+        alive = self._alive(MEMORY_QUEUE if ref.is_job else TURNS_QUEUE)
         due_s = None if due is None else at.until(due)
         awaits = status is TurnStatus.AWAITING_INPUT
         return Facts(
             turn_id=ref.turn_id,
+            is_job=ref.is_job,
             status=status,
             age_s=-(at.left("created_us") or 0.0),
             attempts=at.number("attempts"),
@@ -74,10 +76,10 @@ class FactReader:
             ending=self._ending(ref, at.number("last")) if status in TERMINAL else None,
         )
 
-    def _alive(self) -> set[str]:
-        """The names of the workers that have given a sign of life lately, by this machine's clock, as they do."""
+    def _alive(self, queue: str) -> set[str]:
+        """The names of a queue's workers that have given a sign of life lately, by this machine's clock, as they do."""
         with translated():
-            names = self._client.zrangebyscore(self._keys.workers, clock() - WORKER_TIMEOUT_S, "+inf")
+            names = self._client.zrangebyscore(self._keys.workers(queue), clock() - WORKER_TIMEOUT_S, "+inf")
         return {raw.decode() for raw in cast(list[bytes], names)}
 
     def _ending(self, ref: TurnRef, last: int) -> str | None:

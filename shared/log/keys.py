@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from shared.ids import SHARDS, SessionRef, TurnRef
+from shared.queues import TURNS_QUEUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +136,9 @@ class Keys:
         base = f"{self.prefix}:call:{{{call_id}}}"
         return CallKeys(f"{base}:request", f"{base}:reply")
 
-    @property
-    def workers(self) -> str:
-        """Worker processes by the time of their last sign of life."""
-        return f"{self.prefix}:workers"
+    def workers(self, queue: str) -> str:
+        """Worker processes that serve a queue, by the time of their last sign of life."""
+        return f"{self.prefix}:workers" if queue == TURNS_QUEUE else f"{self.prefix}:workers:{queue}"
 
 
 # Remembered: every batch of every turn asks for them.

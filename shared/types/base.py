@@ -1,8 +1,9 @@
 """What all request and answer types share."""
 
+import re
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -12,10 +13,24 @@ MAX_INT = 2**53 - 1
 """Whole numbers go up to what every JSON reader holds exactly (RFC 8259, section 6)."""
 
 T = TypeVar("T")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 Items = Annotated[list[T], Field(fail_fast=True)]
 """A list of any length: the first wrong item ends its validation, or a large body would yield millions of errors."""
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+def _fits_a_path(value: str) -> str:
+    if _CONTROL.search(value) or not {"", ".", ".."}.isdisjoint(value.split("/")):
+        raise ValueError(
+            "becomes part of a path: no control characters, and no part between slashes that is empty, '.' or '..'"
+        )
+    return value
+
+
+PathName = Annotated[Name, AfterValidator(_fits_a_path)]
+"""A name that may hold slashes, and that a path can hold as it is."""
 Metadata = Annotated[Json, Field(description="Anything the client wants to keep with it.")]
 
 

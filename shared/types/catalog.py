@@ -137,10 +137,12 @@ class RouteList(Wire):
 
 
 class Health(Wire):
-    """How the service is. `workers` is how many worker processes have been heard of lately."""
+    """How the service is. `workers` is how many worker processes have been heard of lately, `memory_workers` how many
+    that run insert jobs."""
 
     status: Literal["OK", "Error"]
     workers: int | None = None
+    memory_workers: int | None = None
     detail: str | None = None
 
 

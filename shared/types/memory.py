@@ -1,17 +1,20 @@
 """Memory: banks, what is put into them, and what is asked of them."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from shared.status import TurnStatus
-from shared.types.base import Items, Json, Metadata, Name, Wire
+from shared.types.base import Items, Json, Metadata, Name, PathName, Wire
 from shared.types.content import Content, DocumentContent
 from shared.types.registering import ProviderId
 from shared.types.retrieval import BankType, Depth, Entities, Filters, Keys, MaxChunks, MaxTokens, Mode
 from shared.types.turns import MOST_SECONDS, TurnError
 
+_LARGEST = 3.4028234e38
+"""About the largest number of single precision (IEEE 754)."""
 Tokens = Annotated[int, Field(ge=16, le=8192)]
+Single = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, description="Kept with single precision.")]
 Dimension = Annotated[int, Field(ge=1, le=8192)]
 Ttl = Annotated[int | None, Field(ge=1, le=MOST_SECONDS, description="The documents are gone after so many seconds.")]
 
@@ -22,7 +25,7 @@ class RegisterMemoryBank(Wire):
     `embedding_model` may be left out where one embedding model is served, its dimension always.
     """
 
-    memory_bank_id: Name
+    memory_bank_id: PathName
     type: BankType
     provider_id: ProviderId = None
     provider_memory_bank_id: Name | None = None
@@ -33,17 +36,19 @@ class RegisterMemoryBank(Wire):
         int | None, Field(ge=0, le=4096, description="An eighth of the chunk size where it is left out.")
     ] = None
 
-    @model_validator(mode="after")
-    def _overlap_is_less(self) -> Self:
-        if self.overlap_size_in_tokens is not None and self.overlap_size_in_tokens * 2 > self.chunk_size_in_tokens:
-            raise ValueError("overlap_size_in_tokens is at most half of chunk_size_in_tokens")
-        return self
+    @field_validator("overlap_size_in_tokens")
+    @classmethod
+    def _overlap_is_less(cls, value: int | None, info: ValidationInfo) -> int | None:
+        size = info.data.get("chunk_size_in_tokens")
+        if value is not None and size is not None and value * 2 > size:
+            raise ValueError(f"should be at most half of chunk_size_in_tokens, which is {size}")
+        return value
 
 
 class RegisterVectorDB(Wire):
     """A vector bank by the names of Llama Stack's client."""
 
-    vector_db_id: Name
+    vector_db_id: PathName
     embedding_model: Name
     embedding_dimension: Dimension | None = None
     provider_id: ProviderId = None
@@ -124,7 +129,7 @@ class VectorChunk(Wire):
 
     content: Content
     metadata: Metadata = Field(default_factory=dict)
-    embedding: Annotated[Items[float] | None, Field(min_length=1, max_length=8192)] = None
+    embedding: Annotated[Items[Single] | None, Field(min_length=1, max_length=8192)] = None
 
 
 class InsertChunks(Wire):
@@ -230,6 +235,7 @@ class Job(Wire):
     started_at: str
     completed_at: str | None = None
     error: TurnError | None = None
+    retry_of: Annotated[str | None, Field(description="The job that an operator had run again as this one.")] = None
 
 
 class ListedJob(Wire):
@@ -242,6 +248,7 @@ class ListedJob(Wire):
     created_at: str
     worker: Annotated[str | None, Field(description="The process that runs it, while one does.")] = None
     error: TurnError | None = None
+    retry_of: str | None = None
     url: str
 
 

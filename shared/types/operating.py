@@ -95,18 +95,16 @@ class Next(Wire):
         "owner_lost",
         "awaiting_input",
         "behind",
+        "bank_gone",
         "waits_for_worker",
         "unscheduled",
     ]
     message: str
 
 
-class Why(Wire):
-    """Why a turn is where it is. Nothing of what was said is in it."""
+class _Told(Wire):
+    """What is told of turns and insert jobs alike."""
 
-    turn_id: str
-    session_id: str
-    agent_id: str
     status: Annotated[TurnStatus, Field(strict=False)]
     retry_of: str | None = None
     url: str
@@ -118,17 +116,43 @@ class Why(Wire):
     last_event: LastEvent | None = None
     hints: Hints
     limits: Limits
-    queue: QueuePlace | None = None
-    awaits: Awaited | None = None
-    workers_alive: int
+    workers_alive: Annotated[int, Field(description="Of those that could take it up.")]
     next: Next
 
 
+class Why(_Told):
+    """Why a turn is where it is. Nothing of what was said is in it."""
+
+    turn_id: str
+    session_id: str
+    agent_id: str
+    queue: QueuePlace | None = None
+    awaits: Awaited | None = None
+
+
+class JobProgress(Wire):
+    """How far an insert job is, in documents and chunks. `documents` is null until a worker has taken it up."""
+
+    documents: int | None = None
+    done: int
+    chunks: int
+    failed: int
+
+
+class WhyJob(_Told):
+    """Why an insert job is where it is. Nothing of its documents is in it."""
+
+    job_id: str
+    bank_id: str
+    bank_there: Annotated[bool, Field(description="Its bank is registered now.")]
+    progress: JobProgress
+
+
 class FailTurn(Wire):
-    """Why an operator ends a turn. The body may be left out."""
+    """Why an operator ends a turn, or an insert job. The body may be left out."""
 
     model_config = cast(ConfigDict, {"openapi_extra": {"required": False}})  # read by flask-openapi3
 
     reason: Annotated[
-        str | None, Field(min_length=1, max_length=1000, description="Becomes part of the turn's error message.")
+        str | None, Field(min_length=1, max_length=1000, description="Becomes part of the error's message.")
     ] = None

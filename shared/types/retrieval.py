@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Discriminator, Field, Tag
+from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag
 
 from shared.types.base import Items, Name, Wire
 
@@ -13,9 +13,25 @@ Mode = Annotated[
     Literal["vector", "keyword", "hybrid"],
     Field(description="By meaning, by words, or both together: for vector banks, which have all three."),
 ]
+FilterValue = str | int | float | bool | None
+
+
+def _plain(value: object) -> object:
+    """One sentence in place of one for each type that a value might have had."""
+    for name, wanted in value.items() if isinstance(value, dict) else ():
+        options = wanted if isinstance(wanted, list) else [wanted]
+        if not all(option is None or isinstance(option, str | int | float) for option in options):
+            raise ValueError(f"the value of '{name}' should be a text, a number, true, false, null, or a list of such")
+    return value
+
+
 Filters = Annotated[
-    dict[str, str | int | float | bool | list[str | int | float | bool]],
-    Field(description="Only chunks whose metadata have each of these values, or one of those in a list."),
+    dict[str, FilterValue | list[FilterValue]],
+    BeforeValidator(_plain),
+    Field(
+        description="Only chunks whose metadata have each of these values, or one of those in a list. Null is a value:"
+        " metadata that say nothing do not have it."
+    ),
 ]
 Keys = Annotated[Items[Name], Field(max_length=1000, description="Keys of a keyvalue bank: document ids.")]
 Entities = Annotated[Items[Name], Field(max_length=1000, description="Entities of a graph bank to begin from.")]

@@ -235,8 +235,12 @@ def test_a_canceled_turn_cancels_the_job_that_it_waits_for(stack: Stack, http: h
         mine = f"memory:{session_id(session)}"
         wait_for(lambda: jobs(http, session), "the job is there")
         answered(http.post(f"{session}/turn/{turn['turn_id']}/cancel"))
+        why = answered(http.get(f"/jobs/{jobs(http, session)[0]['job_id']}/why"))
+        assert why["bank_there"] is True, "it is in no list, and there all the same"
         assert stack.finished(session, turn)["status"] == "canceled"
         wait_for(lambda: {job["status"] for job in jobs(http, session)} == {"canceled"}, f"{mine} is canceled")
+        again = http.post(f"/jobs/{jobs(http, session)[0]['job_id']}/requeue")
+        assert (again.status_code, again.json()["error"]["code"]) == (409, "job_of_a_turn")
     finally:
         for worker in workers:
             worker.send_signal(signal.SIGCONT)

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psutil
@@ -233,6 +234,74 @@ def test_bad_input_is_refused_by_the_name_of_its_field(http: httpx.Client, path:
     answer = http.post(f"/{path}", json=body)
     assert answer.status_code in (400, 422), answer.text
     assert answer.json()["error"]["param"] == param
+
+
+def refused(answer: httpx.Response) -> tuple[int, str, str | None]:
+    error = answer.json()["error"]
+    return answer.status_code, error["code"], error["param"]
+
+
+def test_a_dimension_that_the_model_does_not_have_is_refused(http: httpx.Client) -> None:
+    wrong = {"memory_bank_id": "wrong", "type": "vector", "provider_id": "one", "embedding_dimension": 7}
+    answer = http.post("/memory-banks", json=wrong)
+    assert refused(answer) == (400, "embedding_dimension_mismatch", "embedding_dimension")
+    assert "256" in answer.json()["detail"]
+
+
+def test_a_bank_under_two_names_is_kept_until_the_last_of_them_is_deleted(http: httpx.Client) -> None:
+    bank(http, "named", "keyword")
+    bank(http, "alias", "keyword", provider_memory_bank_id="named")
+    other = {"memory_bank_id": "other", "type": "keyvalue", "provider_id": "one", "provider_memory_bank_id": "named"}
+    assert refused(http.post("/memory-banks", json=other))[:2] == (409, "memory_bank_taken")
+    inserted(http, "alias", document("d", "words"))
+
+    assert http.delete("/memory-banks/alias").status_code == 204
+
+    assert names(http, "named", "words") == ["d"]
+
+
+def test_names_with_slashes_and_signs_are_found_by_their_path(http: httpx.Client) -> None:
+    name = "team/\u00fcn\u00ef \U0001f600?#%"
+    bank(http, name, "keyword")
+    inserted(http, name, document("\u00fc/\U0001f600 \n", "words", metadata={'say "x"': None}))
+
+    assert http.get(f"/memory-banks/{quote(name, safe='')}").json()["identifier"] == name
+    assert names(http, name, "words", filters={'say "x"': None}) == ["\u00fc/\U0001f600 \n"]
+    assert http.delete(f"/memory-banks/{quote(name)}").status_code == 204
+
+
+def test_an_insert_that_is_waited_for_and_of_which_nothing_comes_is_no_success(http: httpx.Client) -> None:
+    bank(http, "waited", "vector")
+    inside, good = document("inside", "http://127.0.0.1/x"), document("good", "words")
+
+    nothing = http.post("/tool-runtime/rag-tool/insert", json={"vector_db_id": "waited", "documents": [inside]})
+    some = http.post("/tool-runtime/rag-tool/insert", json={"vector_db_id": "waited", "documents": [inside, good]})
+
+    assert refused(nothing) == (400, "url_not_allowed", "documents")
+    assert (some.status_code, some.json()["failed"]) == (200, 1)
+
+
+@pytest.mark.parametrize("most", ["many", 0, -1, 1_000_000, 1.5])
+def test_a_tool_that_is_asked_for_no_number_of_chunks_refuses(http: httpx.Client, most: Any) -> None:
+    kwargs = {"query": "x", "vector_db_ids": ["shared"], "max_chunks": most}
+    answer = http.post("/tool-runtime/invoke", json={"tool_name": "knowledge_search", "kwargs": kwargs})
+    assert refused(answer)[:2] == (400, "invalid_arguments")
+
+
+def test_a_bank_that_is_deleted_while_a_job_runs_fails_the_job_with_what_to_do(http: httpx.Client) -> None:
+    bank(http, "pulled", "vector")
+    documents = [document(f"d{number}", "some words " * 50) for number in range(1500)]
+    job = http.post("/memory/insert", json={"bank_id": "pulled", "documents": documents}).json()["job_id"]
+    wait_for(lambda: http.get(f"/jobs/{job}").json()["done"] > 0, "it has begun", seconds=DEADLINE_S)
+
+    assert http.delete("/memory-banks/pulled").status_code == 204
+
+    error = ended(http, job)["error"]
+    assert error["code"] == "memory_bank_not_found" and "Register it again" in error["message"]
+    assert refused(http.post(f"/jobs/{job}/requeue"))[:2] == (400, "memory_bank_not_found")
+    bank(http, "pulled", "vector")
+    again = http.post(f"/jobs/{job}/requeue").json()
+    assert (ended(http, again["job_id"])["chunks"], again["retry_of"]) == (1500, job)
 
 
 def test_an_agent_looks_into_its_banks_before_it_answers_and_later_turns_do_not_read_it_again(stack: Stack) -> None:

@@ -1,10 +1,18 @@
 """The official client, unchanged, on memory: vector databases, the RAG tool, an agent that searches."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from llama_stack_client import Agent, BadRequestError, LlamaStackClient, NotFoundError
+from llama_stack_client import (
+    Agent,
+    AsyncLlamaStackClient,
+    BadRequestError,
+    LlamaStackClient,
+    NotFoundError,
+    UnprocessableEntityError,
+)
 from llama_stack_client.types import Document
 from stack import Json, Stack, running
 from test_memory import EMBEDDING, config_of
@@ -88,6 +96,28 @@ def test_the_rag_tool_answers_with_a_text_for_a_model(client: LlamaStackClient, 
 def test_a_database_that_is_not_there_is_refused(client: LlamaStackClient) -> None:
     with pytest.raises(BadRequestError, match="no memory bank 'nowhere'"):
         client.vector_io.query(vector_db_id="nowhere", query="x")
+
+
+def test_an_insert_of_which_nothing_comes_raises(client: LlamaStackClient, db: str) -> None:
+    inside = Document(document_id="inside", content="http://127.0.0.1/x", mime_type="text/plain", metadata={})
+    with pytest.raises(BadRequestError, match="None of the documents could be read"):
+        client.tool_runtime.rag_tool.insert(vector_db_id=db, chunk_size_in_tokens=128, documents=[inside])
+    short: Any = [{"content": "words", "metadata": {}, "embedding": [0.5]}]
+    with pytest.raises(UnprocessableEntityError, match="This one has 1") as caught:
+        client.vector_io.insert(vector_db_id=db, chunks=short)
+    assert caught.value.body["error"]["param"] == "chunks.0.embedding"  # type: ignore[index]
+
+
+def test_the_asynchronous_client_registers_inserts_and_finds(stack: Stack) -> None:
+    async def found() -> list[str]:
+        async with AsyncLlamaStackClient(base_url=stack.url, max_retries=0) as client:
+            await client.vector_dbs.register(vector_db_id="async", embedding_model=EMBEDDING, provider_id="one")
+            chunks: Any = [{"content": "apples", "metadata": {}}, {"content": "wheels", "metadata": {}}]
+            await client.vector_io.insert(vector_db_id="async", chunks=chunks)
+            answer = await client.vector_io.query(vector_db_id="async", query="wheels", params={"max_chunks": 1})
+            return [str(chunk.content) for chunk in answer.chunks]
+
+    assert asyncio.run(found()) == ["wheels"]
 
 
 def test_the_rag_tool_group_is_listed(client: LlamaStackClient) -> None:

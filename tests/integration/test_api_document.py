@@ -6,6 +6,8 @@ from importlib.metadata import version
 import pytest
 from apikit import REGISTRY, Api
 
+from shared.queues import MEMORY_QUEUE
+
 
 def test_health_waits_for_the_first_registry_of_this_config(redis_url: str, key_prefix: str) -> None:
     api = Api.on(redis_url, key_prefix, registry=None)
@@ -13,13 +15,15 @@ def test_health_waits_for_the_first_registry_of_this_config(redis_url: str, key_
     before = api.client.get("/v1/health")
     api.services.registry.publish(REGISTRY)
     api.services.registry.alive("worker-1")
+    api.services.registry.alive("worker-2", queue=MEMORY_QUEUE)
     after = api.client.get("/v1/health")
     api.services.registry.gone("worker-1")
+    api.services.registry.gone("worker-2", queue=MEMORY_QUEUE)
 
     assert (before.status_code, before.json["status"]) == (503, "Error")
     assert "No worker" in before.json["detail"]
-    assert (after.status_code, after.json) == (200, {"status": "OK", "workers": 1})
-    assert api.client.get("/v1/health").json == {"status": "OK", "workers": 0}
+    assert (after.status_code, after.json) == (200, {"status": "OK", "workers": 1, "memory_workers": 1})
+    assert api.client.get("/v1/health").json == {"status": "OK", "workers": 0, "memory_workers": 0}
 
 
 def test_version_is_the_releases(api: Api) -> None:

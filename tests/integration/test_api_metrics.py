@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.app import create_app
 from api.metrics import SUBMIT
 from api.services import build_services
+from shared.queues import MEMORY_QUEUE
 from shared.runconfig import FrontConfig
 from shared.settings import Settings
 
@@ -88,12 +89,20 @@ def test_the_stores_own_counts_are_there(api: Api) -> None:
     running = api.turn()
     api.worker(running)
     api.services.registry.alive("w1")
+    api.services.registry.alive("m1", queue=MEMORY_QUEUE)
+    api.services.registry.alive("m2", queue=MEMORY_QUEUE)
+    waiting, running = api.job(), api.job()
+    api.services.log.claim(running, token="t", worker="m1")
 
     found = samples(api)
     assert found["turnstone_store_up{}"] == 1
     assert found["turnstone_turns_waiting{}"] == 1
     assert found["turnstone_turns_running{}"] == 1
     assert found["turnstone_workers_alive{}"] == 1
+    assert found["turnstone_memory_workers_alive{}"] == 2
+    assert found["turnstone_jobs_waiting{}"] == 1
+    assert found["turnstone_jobs_running{}"] == 1
+    assert api.services.facts.facts(waiting).hints == 0  # type: ignore[union-attr]
     assert found["turnstone_due_overdue_seconds{}"] >= 0
 
 

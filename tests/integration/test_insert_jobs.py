@@ -7,11 +7,10 @@ from typing import Any
 
 import orjson
 import pytest
-from apikit import REGISTRY, Api
+from apikit import Api
 from turnkit import Bench, turn_bench
 
 from shared.ids import TurnRef, new_token
-from shared.registry import RegisteredMemoryBank
 from worker.interrupts import Interrupt, Interrupts
 from worker.journal import Journal
 from worker.memory.embedding import Embedder
@@ -24,14 +23,6 @@ from worker.turn import TurnRun
 Json = dict[str, Any]
 
 BANK = Bank(identifier="b", resource_id="b", kind=BankKind.KEYWORD)
-REGISTERED = RegisteredMemoryBank(
-    identifier="b",
-    provider_id="it",
-    resource_id="b",
-    kind="keyword",
-    chunk_size_in_tokens=512,
-    overlap_size_in_tokens=64,
-)
 
 
 class Deaf(Interrupts):
@@ -148,7 +139,7 @@ def test_what_a_stopped_worker_had_in_hand_does_not_come_into_a_bank_that_was_ma
 
 @pytest.fixture
 def api(redis_url: str, key_prefix: str) -> Api:
-    return Api.on(redis_url, key_prefix, registry=replace(REGISTRY, memory_banks=[REGISTERED]))
+    return Api.on(redis_url, key_prefix)
 
 
 def insert(api: Api, text: str, key: str | None = "k") -> str:

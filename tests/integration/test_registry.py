@@ -9,6 +9,7 @@ from redis import Redis
 
 from shared.errors import InvalidRequest, StoreError
 from shared.log.keys import Keys
+from shared.queues import MEMORY_QUEUE, TURNS_QUEUE
 from shared.redis_client import connect
 from shared.registry import WORKER_TIMEOUT_S, ProviderStatus, RegisteredModel, Registry, RegistryStore
 
@@ -101,7 +102,7 @@ def test_workers_count_while_they_are_heard_of(store: RegistryStore, client: Red
     store.alive("w1")
     store.alive("w2")
     store.alive("w2")
-    client.zadd(Keys(key_prefix).workers, {"silent": time.time() - WORKER_TIMEOUT_S - 1})
+    client.zadd(Keys(key_prefix).workers(TURNS_QUEUE), {"silent": time.time() - WORKER_TIMEOUT_S - 1})
 
     assert store.workers() == 2
     store.gone("w1")
@@ -109,12 +110,23 @@ def test_workers_count_while_they_are_heard_of(store: RegistryStore, client: Red
     assert store.workers() == 1
 
 
+def test_workers_of_each_queue_are_counted_by_themselves(store: RegistryStore) -> None:
+    store.alive("w1")
+    store.alive("m1", queue=MEMORY_QUEUE)
+    store.alive("m2", queue=MEMORY_QUEUE)
+
+    store.gone("m1", queue=MEMORY_QUEUE)
+    store.gone("w1", queue=MEMORY_QUEUE)
+
+    assert (store.workers(), store.workers(MEMORY_QUEUE)) == (1, 1)
+
+
 def test_workers_that_are_long_gone_are_forgotten(store: RegistryStore, client: Redis, key_prefix: str) -> None:
-    client.zadd(Keys(key_prefix).workers, {"old": time.time() - 100 * WORKER_TIMEOUT_S})
+    client.zadd(Keys(key_prefix).workers(TURNS_QUEUE), {"old": time.time() - 100 * WORKER_TIMEOUT_S})
 
     store.alive("w1")
 
-    assert client.zrange(Keys(key_prefix).workers, 0, -1) == [b"w1"]
+    assert client.zrange(Keys(key_prefix).workers(TURNS_QUEUE), 0, -1) == [b"w1"]
 
 
 def test_a_store_that_is_away_is_a_store_error(key_prefix: str) -> None:

@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from shared.cli.parser import build_parser
-from shared.cli.turnpath import TurnPath, parse_turn, parse_turn_id
+from shared.cli.turnpath import JobPath, TurnPath, parse_turn, parse_turn_id, path_by_id
 from shared.errors import ConfigError
 
 TURN = TurnPath(agent_id="agent_1", session_id="sess_00_2", turn_id="turn_00_3")
@@ -72,3 +72,31 @@ def test_ids_with_slashes_keep_them() -> None:
 )
 def test_where_the_id_is_enough_a_turn_is_named_by_it_too(text: str, found: tuple[str, str | None]) -> None:
     assert parse_turn_id(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("job_07_3", None),
+        ("/v1/jobs/job_07_3", None),
+        ("jobs/job_07_3/events", None),
+        ("https://host/x/v1/jobs/job_07_3", "https://host/x"),
+    ],
+)
+def test_an_insert_job_is_named_by_its_id_path_or_url(text: str, url: str | None) -> None:
+    assert parse_turn(text, agent=None, session=None) == (JobPath("job_07_3"), url)
+    assert parse_turn_id(text) == ("job_07_3", url)
+
+
+def test_an_id_alone_says_whether_it_is_a_turns_or_a_jobs() -> None:
+    assert path_by_id("job_07_3") == "/jobs/job_07_3"
+    assert path_by_id("turn_07_3") == "/turns/turn_07_3"
+
+
+def test_the_command_that_is_shown_follows_the_same_job() -> None:
+    job = JobPath("job_07_3")
+
+    args = build_parser().parse_args(shlex.split(job.tail_command(url="http://h:1").replace("\\\n", ""))[1:])
+
+    assert parse_turn(args.turn, agent=args.agent, session=args.session) == (job, None)
+    assert args.url == "http://h:1"

@@ -9,6 +9,7 @@ from prometheus_client import Metric
 
 from api.metrics import ApiMetrics, StoreMetrics
 from shared.log.census import Census
+from worker.job_metrics import JobMetrics
 from worker.metrics import WorkerMetrics
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/operations.md").read_text()
@@ -17,16 +18,18 @@ DOCUMENT = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 class Services:
     """A store that answers."""
 
-    registry: Any = type("Registry", (), {"workers": lambda self: 1})()
+    registry: Any = type("Registry", (), {"workers": lambda self, queue="turns": 1})()
 
     def census(self) -> Census:
-        return Census(running=0, waiting=0, overdue_s=0, unfolded=0)
+        return Census()
 
 
 def served() -> set[str]:
     """The names of all metrics, as Prometheus queries them."""
+    worker = WorkerMetrics(queue="turns")
+    JobMetrics(worker.registry)
     families: list[Metric] = [
-        *WorkerMetrics(queue="turns").registry.collect(),
+        *worker.registry.collect(),
         *ApiMetrics().registry.collect(),
         *StoreMetrics(Services()).collect(),  # type: ignore[arg-type]
     ]

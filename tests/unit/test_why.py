@@ -100,6 +100,27 @@ SAID = {
         "waits_for_worker",
         "It waits for a worker, and none is alive: start one (turnstone worker).",
     ),
+    "a job, with no worker": (
+        facts(hint_s=4.0, workers=0, is_job=True),
+        "waits_for_worker",
+        "none is alive: start one (turnstone worker --queue memory).",
+    ),
+    "a job of a lost worker, with no other": (
+        running(LOST, workers=0, is_job=True),
+        "owner_lost",
+        "start one (turnstone worker --queue memory).",
+    ),
+    "a job whose bank is gone": (
+        facts(hint_s=4.0, is_job=True, gone_bank="b"),
+        "bank_gone",
+        "Its bank 'b' is gone, so it fails when a worker takes it up: register the bank again.",
+    ),
+    "a job whose bank is gone, with no worker": (
+        facts(hint_s=4.0, workers=0, is_job=True, gone_bank="b"),
+        "bank_gone",
+        "register the bank again. No worker is alive: start one (turnstone worker --queue memory).",
+    ),
+    "a running job whose bank is gone": (running(is_job=True, gone_bank="b"), "running", "is at work on it"),
     "due nowhere": (facts(queue=Queue()), "unscheduled", "Fail it, then requeue it."),
 }
 

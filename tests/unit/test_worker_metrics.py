@@ -82,7 +82,7 @@ def test_a_turn_is_counted_from_its_claim_to_its_end(metrics: WorkerMetrics) -> 
     metrics.claimed(claim(), turn(TurnStatus.QUEUED))
     during = samples(metrics.registry)
     metrics.ended(turn(steps=[{"step_type": "inference"}, {"step_type": "shield_call"}]))
-    metrics.left()
+    metrics.left(claim())
     after = samples(metrics.registry)
 
     assert during["turnstone_worker_turns_running{}"] == 1

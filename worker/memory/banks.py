@@ -1,5 +1,7 @@
 """Completes banks that are to be registered: which model embeds for them, and in how many dimensions."""
 
+from dataclasses import replace
+
 from shared.errors import InvalidRequest, ProviderError
 from shared.events import Json
 from shared.ids import DEFAULT_TENANT
@@ -20,22 +22,21 @@ class Banks:
         self._catalog = catalog
         self._embedder = embedder
 
-    def completed(self, given: Json, *, resource_id: str, tenant: str) -> Bank:
-        """The bank that `given` asks for, `{memory_bank_id, type, embedding_model?, embedding_dimension?,
-        chunk_size_in_tokens?, overlap_size_in_tokens?}`. A model's dimension is asked of it.
+    def completed(self, given: Json, *, tenant: str) -> Bank:
+        """The bank that `given` asks for, `{memory_bank_id, type, provider_memory_bank_id?, embedding_model?,
+        embedding_dimension?, chunk_size_in_tokens?, overlap_size_in_tokens?}`. A model's dimension is asked of it.
 
-        Raises InvalidRequest where no model can be chosen, and ProviderError where it does not answer.
+        Raises InvalidRequest where no model can be chosen or its dimension is another one, and ProviderError where it
+        does not answer.
         """
         kind = BankKind(given["type"])
         model = self._model(given.get("embedding_model"), tenant) if kind is BankKind.VECTOR else None
-        dimension = given.get("embedding_dimension") if model is not None else None
-        if model is not None and dimension is None:
-            dimension = self._embedder.dimension(model, tenant=tenant)
+        dimension = None if model is None else self._dimension(model, given.get("embedding_dimension"), tenant)
         size = given.get("chunk_size_in_tokens") or CHUNK_TOKENS
         overlap = given.get("overlap_size_in_tokens")
         return Bank(
             identifier=given["memory_bank_id"],
-            resource_id=resource_id,
+            resource_id=_resource_id(tenant, given.get("provider_memory_bank_id") or given["memory_bank_id"]),
             kind=kind,
             embedding_model=model,
             embedding_dimension=dimension,
@@ -51,22 +52,29 @@ class Banks:
             model = served[0] if len(served) == 1 else None
         kind = BankKind.KEYWORD if model is None else BankKind.VECTOR
         given = {"memory_bank_id": identifier, "type": kind, "embedding_model": model}
-        return self._required(given, resource_id=resource_id, tenant=tenant, provider_id="")
+        return replace(self._required(given, tenant=tenant, provider_id=""), resource_id=resource_id)
 
     def static(self, given: StaticMemoryBank) -> Bank:
         """A bank of the run config. Raises ProviderError, also where no model can be chosen (yet)."""
-        resource_id = given.provider_memory_bank_id or given.memory_bank_id
-        provider_id = given.provider_id or ""
-        return self._required(
-            given.model_dump(), resource_id=resource_id, tenant=DEFAULT_TENANT, provider_id=provider_id
-        )
+        return self._required(given.model_dump(), tenant=DEFAULT_TENANT, provider_id=given.provider_id or "")
 
-    def _required(self, given: Json, *, resource_id: str, tenant: str, provider_id: str) -> Bank:
+    def _required(self, given: Json, *, tenant: str, provider_id: str) -> Bank:
         """As `completed`, for what no client has asked for: a fault is the provider's."""
         try:
-            return self.completed(given, resource_id=resource_id, tenant=tenant)
+            return self.completed(given, tenant=tenant)
         except InvalidRequest as error:
             raise ProviderError(error.message, provider_id=provider_id, code=error.code) from error
+
+    def _dimension(self, model: str, wanted: int | None, tenant: str) -> int:
+        dimension = self._embedder.dimension(model, tenant=tenant)
+        if wanted not in (None, dimension):
+            problem = f"The model '{model}' gives embeddings of {dimension} dimensions, not of {wanted}."
+            raise InvalidRequest(
+                f"{problem} Leave embedding_dimension out.",
+                param="embedding_dimension",
+                code="embedding_dimension_mismatch",
+            )
+        return dimension
 
     def _model(self, name: str | None, tenant: str) -> str:
         if name is not None:
@@ -82,3 +90,8 @@ class Banks:
     def _embedding_models(self, tenant: str) -> list[str]:
         models = self._catalog.current(tenant, "inference").models
         return sorted(model.identifier for model in models if model.model_type == "embedding")
+
+
+def _resource_id(tenant: str, name: str) -> str:
+    """Banks of several tenants meet in one provider instance, and names may hold slashes; ids of tenants hold none."""
+    return name if tenant == DEFAULT_TENANT and "/" not in name else f"{tenant}/{name}"

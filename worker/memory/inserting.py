@@ -5,6 +5,7 @@ step's progress, written after the bank has stored the batch. So a taker-over be
 be stored, and storing a document twice leaves it there once.
 """
 
+import time
 from collections.abc import Sequence
 from contextvars import copy_context
 from dataclasses import replace
@@ -22,6 +23,7 @@ from worker.memory.embedding import Embedder
 from worker.memory.preparing import Failure, ReadContent, prepared
 from worker.memory.service import FindBank
 from worker.memory.session_banks import SessionBanks
+from worker.observer import Observer
 from worker.providers.memory import Bank, BankKind, Document, MemoryProvider
 from worker.stored import until_stored
 
@@ -34,9 +36,18 @@ _READING = 8
 class Inserter:
     """Runs insert jobs. One per worker process."""
 
-    def __init__(self, *, find: FindBank, sessions: SessionBanks, embedder: Embedder, read: ReadContent) -> None:
+    def __init__(
+        self,
+        *,
+        find: FindBank,
+        sessions: SessionBanks,
+        embedder: Embedder,
+        read: ReadContent,
+        observer: Observer | None = None,
+    ) -> None:
         self._find = find
         self._sessions = sessions
+        self._observer = observer or Observer()
         self._embedder = embedder
         self._read = read
 
@@ -51,18 +62,26 @@ class Inserter:
         bank = replace(bank, chunk_size_in_tokens=job.get("chunk_size_in_tokens") or bank.chunk_size_in_tokens)
         while step.progress["done"] < len(documents):
             interrupts.boundary()
-            batch = _next_batch(documents, step.progress["done"])
+            batch, begun = _next_batch(documents, step.progress["done"]), time.monotonic()
             with interrupts.open():
                 outcomes = self._prepared(bank, batch, job.get("expires_at"))
                 stored = [outcome for outcome in outcomes if isinstance(outcome, Document)]
                 self._store(provider, bank, stored, tenant=writer.ref.tenant, number=number)
+            failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+            chunks = sum(len(document.chunks) for document in stored)
             delta = {
                 "type": "progress",
                 "done": step.progress["done"] + len(batch),
-                "chunks": step.progress["chunks"] + sum(len(document.chunks) for document in stored),
-                "failures": [outcome.as_json() for outcome in outcomes if isinstance(outcome, Failure)],
+                "chunks": step.progress["chunks"] + chunks,
+                "failures": [failure.as_json() for failure in failures],
             }
             writer.emit(StepProgress(step_type=step.step_type, step_id=step.step_id, delta=delta))
+            self._observer.inserted(
+                documents=len(stored),
+                chunks=chunks,
+                failures=[failure.code for failure in failures],
+                seconds=time.monotonic() - begun,
+            )
 
     def _bank(self, tenant: str, interrupts: Interrupts, job: Json) -> tuple[MemoryProvider, Bank]:
         if "session_id" in job:

@@ -7,7 +7,8 @@ from typing import Any, cast
 from shared.events import Json
 from worker.providers.memory import Bank, BankKind, Mode, Search
 
-MAX_CHUNKS = 10
+MAX_CHUNKS, MOST_CHUNKS = 10, 1000
+"""How many chunks a question gets where it does not say, and at the most."""
 MAX_TOKENS_IN_CONTEXT = 4096
 _SEPARATOR = " "
 _MESSAGES = ("{{ messages }}", "{{messages}}", "{messages}")

@@ -12,7 +12,7 @@ from shared.errors import ProviderError
 from shared.ids import DEFAULT_TENANT
 from worker.memory.context import context_of
 from worker.memory.kept_documents import KeptDocuments
-from worker.memory.query import MAX_CHUNKS, MAX_TOKENS_IN_CONTEXT, Query
+from worker.memory.query import MAX_CHUNKS, MAX_TOKENS_IN_CONTEXT, MOST_CHUNKS, Query
 from worker.memory.service import Asked, Memory
 from worker.providers.tools import Replay, TenantTools, Tool, ToolGroup, ToolResult
 from worker.stored import until_stored
@@ -32,6 +32,12 @@ _SCHEMA: Json = {
             "items": {"type": "string"},
             "minItems": 1,
             "description": "The memory banks to look into, besides the documents of this conversation.",
+        },
+        "max_chunks": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MOST_CHUNKS,
+            "description": f"How many pieces of documents at the most, {MAX_CHUNKS} by default.",
         },
     },
     "required": ["query"],

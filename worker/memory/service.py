@@ -8,8 +8,9 @@ import gevent
 
 from worker.memory.embedding import Embedder
 from worker.memory.query import Query
-from worker.providers.memory import Bank, Found, MemoryProvider
+from worker.providers.memory import Bank, BankKind, Found, MemoryProvider
 
+_BY_TEXT = (BankKind.VECTOR, BankKind.KEYWORD)
 FindBank = Callable[[str, str], tuple[MemoryProvider, Bank]]
 """The bank that a tenant knows by a name, and who keeps it. Raises ProviderError."""
 
@@ -58,6 +59,8 @@ class Memory:
     def _one(self, asked: Asked, tenant: str) -> tuple[tuple[str, str], list[Hit]]:
         provider, bank = asked.kept or self._find(tenant, asked.bank_id)
         query, embedding = asked.query, None
+        if bank.kind in _BY_TEXT and not query.text.strip():
+            return (bank.kind, ""), []  # a message of images alone asks nothing; models refuse to embed it
         mode = query.mode_in(bank)
         if bank.embedding_model is not None and mode != "keyword":
             embedding = self._embedder.one(bank.embedding_model, query.text, tenant=tenant)

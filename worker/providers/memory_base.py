@@ -80,7 +80,8 @@ class SearchedMemory(MemoryProvider):
 
     def _taken(self, bank: Bank) -> ProviderError:
         problem = (
-            f"has a memory bank '{bank.identifier}' already, of another kind, model or dimension. Delete it first."
+            f"keeps a memory bank '{bank.resource_id}' already, of another kind, model or dimension. Delete that first,"
+            " or choose another name for this one (memory_bank_id, or provider_memory_bank_id)."
         )
         return self._error("memory_bank_taken", problem)
 

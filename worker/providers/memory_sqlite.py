@@ -24,6 +24,13 @@ _WORD = re.compile(r"\w+")
 _MOST_WORDS = 200
 _COLUMNS = "d.document_id, c.position, c.content, c.token_count, c.metadata"
 _FROM = "chunks c JOIN documents d ON d.id = c.document"
+_HAS = (
+    " AND EXISTS (SELECT 1 FROM json_each(c.metadata) has, json_each(?) wanted WHERE has.key = ?"
+    " AND (has.type = wanted.type AND has.value IS wanted.value OR has.type IN ('integer', 'real')"
+    " AND wanted.type IN ('integer', 'real') AND has.value = wanted.value))"
+)
+"""Metadata have a value under a key. Both sides are read by the same reader, as JSON: so true is not 1, and 1 is 1.0. A
+path would find no key that has a quotation mark in it."""
 
 
 class SqliteMemoryConfig(Section):
@@ -287,22 +294,11 @@ def _distances(connection: "apsw.Connection", number: int, search: Search) -> di
 
 
 def _conditions(search: Search) -> tuple[str, list[Any]]:
-    """`filters` in SQL. JSON is compared as JSON, so that true is not 1; numbers as numbers, so that 1 is 1.0."""
-    parts: list[str] = []
+    """`filters` in SQL, whatever their keys hold."""
     values: list[Any] = []
     for name, wanted in search.filters.items():
-        options = wanted if isinstance(wanted, list) else [wanted]
-        path = f'$."{name}"'
-        each = []
-        for option in options:
-            if isinstance(option, bool) or not isinstance(option, int | float):
-                each.append("c.metadata -> ? = ?")
-                values += [path, _json(option)]
-            else:
-                each.append("(json_type(c.metadata, ?) IN ('integer', 'real') AND c.metadata ->> ? = ?)")
-                values += [path, path, option]
-        parts.append(f" AND ({' OR '.join(each) or 'FALSE'})")
-    return "".join(parts), values
+        values += [_json(wanted if isinstance(wanted, list) else [wanted]), name]
+    return _HAS * len(search.filters), values
 
 
 def _key(entity: str) -> str:

@@ -74,8 +74,17 @@ class SqliteFile:
 
     def _in_a_thread(self, kind: str, work: Callable[[Any], T]) -> T:
         # Who is killed while it waits leaves the thread at work: it ends its transaction and gives the connection back.
-        result: T = gevent.get_hub().threadpool.apply(self._transaction, (kind, work))
+        result: T | Exception = gevent.get_hub().threadpool.apply(self._guarded, (kind, work))
+        if isinstance(result, Exception):
+            raise result
         return result
+
+    def _guarded(self, kind: str, work: Callable[[Any], T]) -> T | Exception:
+        """The error as a value: gevent would write each one that leaves a thread to standard error."""
+        try:
+            return self._transaction(kind, work)
+        except Exception as error:
+            return error
 
     def _transaction(self, kind: str, work: Callable[[Any], T]) -> T:
         with self._connection() as connection, self._told():
