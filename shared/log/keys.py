@@ -4,6 +4,7 @@ Keys of a session and its turns carry the tag `{s<n>}` of their shard, so one sc
 Cluster. The shard's indexes hold members `tenant/session/turn`; every other key names its tenant itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -61,6 +62,19 @@ class CallKeys:
 
     request: str
     reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileKeys:
+    """Keys of a tenant's files: when each is over, what is told of each, how many bytes each counts with, and by their
+    creation all of them and those of each purpose. All are in one slot, the bytes of the files too."""
+
+    expiry: str
+    rows: str
+    sizes: str
+    indexes: tuple[str, ...]
+    bytes: str
+    """What the keys of the files' bytes begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +143,11 @@ class Keys:
     def call(self, call_id: str) -> CallKeys:
         base = f"{self.prefix}:call:{{{call_id}}}"
         return CallKeys(f"{base}:request", f"{base}:reply")
+
+    def files(self, tenant: str, purposes: Sequence[str]) -> FileKeys:
+        base = f"{self.prefix}:{{files:{tenant}}}"
+        indexes = tuple(f"{base}:index:{name}" for name in ("all", *purposes))
+        return FileKeys(f"{base}:expiry", f"{base}:rows", f"{base}:sizes", indexes, f"{base}:file:")
 
     @property
     def workers(self) -> str:
