@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from api.services import Services
 from api.submitting import confirm, require_durable, until_answered
 from shared.clock import now_iso
+from shared.errors import InvalidRequest
 from shared.events import Json, TurnCreated
 from shared.ids import SessionRef, TurnRef, job_ids_for, new_job_id, new_session_id
 from shared.job_view import job_agent
@@ -36,6 +37,7 @@ def accept_job(services: Services, tenant: str, insertion: Insertion, *, now_s: 
     require_durable(services)
 
     def create() -> Json:
+        _require_files(services, tenant, insertion.documents)
         ref = accepted_job(services, tenant, insertion, now_s)
         return {"session_id": ref.session_id, "job_id": ref.turn_id}
 
@@ -85,6 +87,24 @@ def accepted_job(services: Services, tenant: str, insertion: Insertion, now_s: f
     until_answered(services.log.accept, ref, event=event, config=config, digest=insertion.digest, terms=PLAIN)
     services.hints.send(ref)
     return ref
+
+
+def _require_files(services: Services, tenant: str, documents: list[Json]) -> None:
+    """Raise InvalidRequest for a document whose file is not there. One that goes later fails that document alone."""
+    named = {at: one["content"]["file_id"] for at, one in enumerate(documents) if _is_file(one.get("content"))}
+    known = services.files.known(tenant, set(named.values()))
+    for at, file_id in named.items():
+        if file_id not in known:
+            raise InvalidRequest(
+                f"There is no file '{file_id}': it has expired, was deleted, or never was. GET /v1/files lists what is"
+                " there.",
+                param=f"documents.{at}.content.file_id",
+                code="file_not_found",
+            )
+
+
+def _is_file(content: object) -> bool:
+    return isinstance(content, dict) and "file_id" in content
 
 
 def _ids(tenant: str, insertion: Insertion) -> tuple[str, str]:

@@ -95,10 +95,10 @@ class Routes(APIBlueprint):
         problems: Iterable[int] = (),
         endpoint: str | None = None,
     ) -> Callable[[View], View]:
-        """Register a view. Its parameters `path`, `query`, `header`, `body`, `form` are validated as they are annotated.
+        """Register a view. Its parameters `path`, `query`, `header`, `body` and `form` are validated as annotated.
 
-        `endpoint` names it where it is registered a second time, under another rule. `answers` maps statuses to types (None: no body); of `problems` 400 is always one, because any request may
-        hold a NUL, and 401, because any may need a key.
+        `answers` maps statuses to types (None: no body); of `problems` 400 is always one, because any request may
+        hold a NUL, and 401, because any may need a key. `endpoint` is for a view that has several rules.
         """
         told = {status: self._told(answer) for status, answer in answers.items()}
         responses = {**told, **{status: problem_answer(status) for status in sorted({400, 401, *problems})}}

@@ -43,7 +43,7 @@ class Upload:
         )
 
     def digest(self) -> str:
-        """Names the file, its name and its purpose; what stands between the parts of a form changes with each request."""
+        """Names what was sent: not the form's text, whose boundary is another one each time."""
         content = sha256()
         self.body.seek(0)
         for piece in pieces_of(self.body):
@@ -56,8 +56,8 @@ class Upload:
 def keep(services: Services, tenant: str, upload: Upload, *, idempotency_key: str | None) -> tuple[Json, bool]:
     """The file as clients get it, and whether an earlier request has sent it.
 
-    With an idempotency key its id follows from the request: so whoever repeats one of which nothing is known but that it
-    came (this process died behind the writing) finds the same file. Raises FileTooLarge, FilesFull, InvalidRequest,
+    With an idempotency key its id follows from the request. So whoever repeats one of which nothing is known but that
+    it came (this process died behind the writing) finds the same file. Raises FileTooLarge, FilesFull, InvalidRequest,
     Conflict and Unavailable.
     """
     if upload.size > services.files.limits.file_bytes:
