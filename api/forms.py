@@ -1,6 +1,9 @@
 """Reads multipart forms with a file in them, and no more of a body than a file may have."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import IO, Any
 
 from flask import request
 from gunicorn.http.errors import ParseException
@@ -19,7 +22,7 @@ _PARTS = 32
 
 
 def read_form(model: type[M], limits: FileLimits) -> M:
-    """The current request's form; files lie on disk where they are large.
+    """The current request's form. Its files lie on disk where they are large, until the request is over.
 
     Raises InvalidRequest, FileTooLarge, or werkzeug's error for its type (415). A body that says that it is too large
     is refused before any of it is kept.
@@ -29,16 +32,36 @@ def read_form(model: type[M], limits: FileLimits) -> M:
     request.max_content_length = limits.file_bytes + _BESIDE_THE_FILE
     request.max_form_memory_size = _BESIDE_THE_FILE
     request.max_form_parts = _PARTS
-    # By itself it takes what it cannot parse for an empty form.
-    request.form_data_parser_class = partial(FormDataParser, silent=False)  # type: ignore[assignment]
     try:
-        fields, files = request.form.to_dict(), request.files
+        with _strictly_parsed():
+            fields, files = request.form.to_dict(), request.files
     except RequestEntityTooLarge:
         pass_over()
         raise limits.refusal() from None
     except (ValueError, ParseException) as error:
-        raise InvalidRequest(f"The form cannot be read: {error}.", code="malformed_body") from None
+        problem = str(error).rstrip(".")
+        raise InvalidRequest(f"The form cannot be read: {problem}.", code="malformed_body") from None
     return validate(model, {**fields, **{name: _only(name, files.getlist(name)) for name in files}})
+
+
+@contextmanager
+def _strictly_parsed() -> Iterator[None]:
+    """Have the form parsed by werkzeug, which by itself takes what it cannot parse for an empty one."""
+    opened: list[IO[bytes]] = []
+    make = request._get_file_stream
+
+    def stream(*given: Any, **named: Any) -> IO[bytes]:
+        opened.append(make(*given, **named))
+        return opened[-1]
+
+    request._get_file_stream = stream  # type: ignore[method-assign]
+    request.form_data_parser_class = partial(FormDataParser, silent=False)  # type: ignore[assignment]
+    try:
+        yield
+    except BaseException:
+        for part in opened:
+            part.close()
+        raise
 
 
 def _only(name: str, sent: list[FileStorage]) -> FileStorage:

@@ -6,7 +6,6 @@ import ssl
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from email.message import Message
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpcore
@@ -21,6 +20,7 @@ from worker.providers.retry import parse_retry_after
 from worker.providers.tools import Json, Tool, ToolFile, ToolGroup, ToolProvider, ToolResult
 from worker.providers.tools_config import credentials, hidden, plain, sent_headers
 from worker.providers.tools_faults import UNREACHABLE, ToolFaults
+from worker.providers.tools_http_body import filename, is_text
 from worker.providers.tools_http_config import HttpTool, HttpToolsConfig
 from worker.providers.tools_schema import without_fixed
 from worker.providers.tools_text import cut_mark, shortened
@@ -32,10 +32,6 @@ KEEPALIVE_S = 45.0
 MAX_ERROR_BYTES = 16_384
 
 _NOT_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout)
-_TEXTS = frozenset(
-    f"application/{name}"
-    for name in ("json", "xml", "yaml", "x-yaml", "toml", "javascript", "x-ndjson", "jsonl", "x-www-form-urlencoded")
-)
 _TIMEOUTS = (httpcore.ReadTimeout, httpcore.WriteTimeout)
 _WIRE_ERRORS = (
     httpcore.TimeoutException,
@@ -127,7 +123,7 @@ class HttpTools(ToolProvider):
         status = response.status
         good = 200 <= status < 300
         data, was_cut = _read(response, self._limit if good else MAX_ERROR_BYTES, left_s)
-        if good and data and not _is_text(headers):
+        if good and data and not is_text(headers):
             return self._file(headers, data, status, was_cut=was_cut)
         if good:
             text = self._faults.clean(self._text(tool, headers, data, was_cut=was_cut))
@@ -147,7 +143,7 @@ class HttpTools(ToolProvider):
         if was_cut:
             said = f"[left out: {kind} that makes the tool's result longer than {self._limit // 1024} KB]"
             return ToolResult(content=said, metadata={"status": status, "truncated": True})
-        name = self._faults.clean(_filename(headers))
+        name = self._faults.clean(filename(headers))
         file = ToolFile(data=self._faults.clean_bytes(data), mime_type=kind, filename=name)
         return ToolResult(content="", metadata={"status": status}, files=(file,))
 
@@ -254,19 +250,6 @@ def _read(response: httpcore.Response, limit: int, left_s: float) -> tuple[bytes
             raise httpcore.ReadTimeout
         body.be_patient(left)
     return bytes(data), False
-
-
-def _is_text(headers: dict[str, str]) -> bool:
-    """Whether the body is for a model to read. One that does not say what it is, is."""
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return not kind or kind.startswith("text/") or kind.endswith(("+json", "+xml", "+yaml")) or kind in _TEXTS
-
-
-def _filename(headers: dict[str, str]) -> str:
-    """As the server calls it, or nothing."""
-    message = Message()
-    message["content-disposition"] = headers.get("content-disposition", "")
-    return message.get_filename() or ""
 
 
 def _with_query(url: str, arguments: Json) -> str:
