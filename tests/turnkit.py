@@ -11,10 +11,12 @@ from logkit import LogKit, opened
 
 from shared.clock import now_iso
 from shared.events import TurnResumed
+from shared.files import FileLimits, RedisFiles
 from shared.hints import Hints
 from shared.ids import TurnRef, new_token
 from shared.log.archive import RedisArchive
 from shared.registry import RegisteredModel, Registry
+from worker.attachments import Attachments
 from worker.catalog import Catalog
 from worker.history import History
 from worker.interrupts import Interrupts
@@ -77,12 +79,14 @@ class NoHints(Hints):
 
 @dataclass
 class RecordedTools(ToolProvider):
-    """`book` (not to be repeated) and `read` (safe): every call is on record. `during` runs inside each call."""
+    """`book` (not to be repeated) and `read` (safe): every call is on record. `during` runs inside each call; `gives` is
+    what each gives in place of the usual text."""
 
     provider_id: str = "tools"
     provider_type: str = "test::recorded"
     calls: list[tuple[str, Json, str]] = field(default_factory=list)
     during: Callable[[], None] = lambda: None
+    gives: ToolResult | None = None
 
     def list_toolgroups(self) -> list[ToolGroup]:
         return [ToolGroup(identifier="seats")]
@@ -102,7 +106,7 @@ class RecordedTools(ToolProvider):
     def invoke(self, tool: Tool, arguments: Json, *, idempotency_key: str) -> ToolResult:
         self.calls.append((tool.name, arguments, idempotency_key))
         self.during()
-        return ToolResult(content=f"{tool.name} {arguments['seat']}")
+        return self.gives or ToolResult(content=f"{tool.name} {arguments['seat']}")
 
     def close(self) -> None:
         pass
@@ -117,6 +121,7 @@ class Bench:
     hints: NoHints
     seats: RecordedTools
     catalog: Catalog
+    files: RedisFiles
 
     def config(self, **extra: Any) -> Json:
         return {"model": "scripted", "instructions": "", "max_infer_iters": 10, "client_tools": [LOOK], **extra}
@@ -150,7 +155,10 @@ def turn_bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
         denylist = DenylistSafety(provider_id="deny", config=DenylistConfig.model_validate({"shields": [SHIELD]}))
         shields = SafetySource(provider=denylist, config={}).ask().shields
         groups = ToolSource(provider=seats, config={}).ask().toolgroups
-        catalog = Catalog(safety={"deny": denylist}, tools={"tools": seats})
+        limits = FileLimits(file_bytes=100_000, tenant_bytes=150_000, ttl_s=3600)
+        files = RedisFiles(client=kit.client, keys=kit.keys, limits=limits)  # type: ignore[arg-type]
+        attachments = Attachments(files=files)
+        catalog = Catalog(safety={"deny": denylist}, tools={"tools": seats}, attachments=attachments)
         catalog.update(Registry(shields=shields, toolgroups=groups), asked=APIS)
         router = _router()
         memory = Memory(find=catalog.memory_bank, embedder=Embedder(router=router))
@@ -166,7 +174,7 @@ def turn_bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
             hints=hints,
         )
         journal.start()
-        yield Bench(kit, tools, hints, seats, catalog)
+        yield Bench(kit, tools, hints, seats, catalog, files)
         journal.stop()
         denylist.close()
 

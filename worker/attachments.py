@@ -1,7 +1,6 @@
 """Keeps what tools return besides text: images in their results, and files."""
 
 import logging
-import mimetypes
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
 from itertools import chain, repeat
+from mimetypes import MimeTypes
 from pathlib import PurePath
 
 import gevent
@@ -31,6 +31,8 @@ Keep = Callable[[str, str, ToolResult], ToolResult]
 _AGAIN_S = (0.1, 0.3, 1.0)
 _TRIES = 60
 """A minute: longer than a failover of the store takes."""
+_TYPES = MimeTypes()  # the same on each machine, whatever is installed there
+_TYPES.add_type("audio/wav", ".wav")
 _SIGNATURES = {
     b"\x89PNG": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
@@ -135,5 +137,5 @@ def _name(tool: str, index: int, file: ToolFile) -> str:
     given = PurePath(file.filename.replace("\\", "/")).name
     if given and wrong_name(given) is None:
         return given
-    ending = mimetypes.guess_extension(file.mime_type.partition(";")[0].strip()) or ""
+    ending = _TYPES.guess_extension(file.mime_type.partition(";")[0].strip()) or ""
     return f"{tool}-{index + 1}{ending}"
