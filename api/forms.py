@@ -30,13 +30,15 @@ def read_form(model: type[M], limits: FileLimits) -> M:
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaType("Send a form, with the header 'Content-Type: multipart/form-data; boundary=…'.")
     request.max_content_length = limits.file_bytes + _BESIDE_THE_FILE
-    request.max_form_memory_size = _BESIDE_THE_FILE
     request.max_form_parts = _PARTS
     try:
         with _strictly_parsed():
             fields, files = request.form.to_dict(), request.files
     except RequestEntityTooLarge:
         pass_over()
+        if 0 < (request.content_length or 0) <= request.max_content_length:
+            problem = "The form has more fields, or longer ones, than an upload needs: send `file` and `purpose` alone."
+            raise InvalidRequest(problem, code="malformed_body") from None
         raise limits.refusal() from None
     except (ValueError, ParseException) as error:
         problem = str(error).rstrip(".")

@@ -79,7 +79,7 @@ class NoHints(Hints):
 
 @dataclass
 class RecordedTools(ToolProvider):
-    """`book` (not to be repeated) and `read` (safe): every call is on record. `during` runs inside each call; `gives` is
+    """`book` (not to be repeated) and `read` (safe), every call on record. `during` runs inside each call; `gives` is
     what each gives in place of the usual text."""
 
     provider_id: str = "tools"

@@ -133,6 +133,11 @@ def test_two_files_in_one_request_are_refused(api: Api) -> None:
     assert "one file in each request" in assert_problem(answer, 422, "invalid_fields")["detail"]
 
 
+def test_a_form_of_many_fields_is_refused_as_such(api: Api) -> None:
+    problem = assert_problem(upload(api, **{f"field{number}": "x" for number in range(40)}), 400, "malformed_body")
+    assert "more fields" in problem["detail"]
+
+
 @pytest.mark.parametrize(
     ("body", "content_type", "status"),
     [
