@@ -141,6 +141,14 @@ def test_of_an_expired_file_nothing_is_left_though_nobody_asks_for_it(kit: LogKi
     assert all_go_soon(kit)
 
 
+def test_an_expired_file_is_gone_though_others_are_there(kit: LogKit) -> None:
+    short, long = put(files_of(kit, ttl_s=0.05)), put(files_of(kit))
+
+    wait_for(lambda: files_of(kit).get(TENANT, short.file_id) is None, "it has expired")
+
+    assert files_of(kit).known(TENANT, [short.file_id, long.file_id]).keys() == {long.file_id}
+
+
 def test_a_deleted_file_is_gone_and_gives_its_room_back(files: RedisFiles) -> None:
     kept = put(files, b"x" * 1_000_000)
     put(files, b"x" * 900_000)
@@ -219,6 +227,25 @@ def test_two_writers_of_one_id_leave_one_file(files: RedisFiles) -> None:
     assert files.put(TENANT, about, Racing(content)) == kept[0]
     assert b"".join(files.read(TENANT, kept[0])) == content
     assert ids(files) == ["file_2"]
+
+
+def test_who_begins_again_counts_once(kit: LogKit) -> None:
+    files, about = files_of(kit, tenant_bytes=1_500_000), new(1_000_000)
+    assert files._begin(TENANT, about) is None
+    assert files._begin(TENANT, about) is None
+    assert files._begin(TENANT, new(500_000)) is None
+    with pytest.raises(FilesFull):
+        files._begin(TENANT, new(1))
+
+
+def test_a_late_writer_neither_changes_a_file_nor_shortens_its_life(files: RedisFiles, kit: LogKit) -> None:
+    kept = put(files, b"one", file_id="file_1")
+
+    files._write(TENANT, new(3, file_id="file_1"), 0, b"two")
+
+    assert b"".join(files.read(TENANT, kept)) == b"one"
+    left_ms = int(kit.client.pttl(kit.keys.files(TENANT, ()).bytes + "file_1"))  # type: ignore[arg-type]
+    assert left_ms > 3_000_000
 
 
 def test_files_are_listed_in_the_order_of_their_creation_page_by_page(files: RedisFiles) -> None:
