@@ -1,9 +1,11 @@
 """Reads multipart forms with a file in them, and no more of a body than a file may have."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import IO, Any
+from tempfile import SpooledTemporaryFile
+from typing import Any
 
 from flask import request
 from gunicorn.http.errors import ParseException
@@ -19,6 +21,15 @@ from shared.files import FileLimits
 _BESIDE_THE_FILE = 64 * 1024
 """Bytes of a body for its boundaries, its headers and its other fields."""
 _PARTS = 32
+_IN_MEMORY = 512 * 1024
+
+
+class _Part(SpooledTemporaryFile[bytes]):
+    """A file of a form, on disk once it is large. Parsing a large one takes tenths of a second: others go first."""
+
+    def write(self, data: Any) -> int:
+        time.sleep(0)
+        return super().write(data)
 
 
 def read_form(model: type[M], limits: FileLimits) -> M:
@@ -49,11 +60,10 @@ def read_form(model: type[M], limits: FileLimits) -> M:
 @contextmanager
 def _strictly_parsed() -> Iterator[None]:
     """Have the form parsed by werkzeug, which by itself takes what it cannot parse for an empty one."""
-    opened: list[IO[bytes]] = []
-    make = request._get_file_stream
+    opened: list[_Part] = []
 
-    def stream(*given: Any, **named: Any) -> IO[bytes]:
-        opened.append(make(*given, **named))
+    def stream(*_: object, **__: object) -> _Part:
+        opened.append(_Part(max_size=_IN_MEMORY))
         return opened[-1]
 
     request._get_file_stream = stream  # type: ignore[method-assign]
