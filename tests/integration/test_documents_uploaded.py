@@ -56,9 +56,12 @@ def test_a_file_is_read_by_its_type_its_name_and_its_content(
     assert contents({"file_id": file_id}, None, tenant=TENANT).strip() == text
 
 
-def test_what_the_document_says_of_its_type_comes_first(files: RedisFiles, contents: Contents) -> None:
-    file_id = put(files, b"<p>one</p>", "a.txt", "text/plain")
-    assert contents({"file_id": file_id}, "text/html", tenant=TENANT).strip() == "one"
+def test_what_the_document_says_of_its_type_comes_first_unless_it_says_plain_text(
+    files: RedisFiles, contents: Contents
+) -> None:
+    text, page = put(files, b"<p>one</p>", "a.txt", "text/plain"), put(files, b"<p>two</p>", "b.html")
+    assert contents({"file_id": text}, "text/html", tenant=TENANT).strip() == "one"
+    assert contents({"file_id": page}, "text/plain", tenant=TENANT).strip() == "two"
 
 
 @pytest.mark.parametrize("tenant", ["other", "default"])

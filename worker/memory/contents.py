@@ -67,7 +67,9 @@ class Contents:
                 continue
             if file is None or body is None:
                 raise UnreadableDocument("file_not_found", _GONE.format(file_id))
-            return self._reader.read(body, mime_type=mime_type or file.mime_type, name=file.filename)
+            # Plain text is what clients write where they do not know; the file's own name and type say more.
+            said = file.mime_type if mime_type in (None, "text/plain") else mime_type
+            return self._reader.read(body, mime_type=said, name=file.filename)
 
     def close(self) -> None:
         """End what reads."""
