@@ -84,12 +84,12 @@ def _read() -> bytes:
     try:
         raw = request.get_data(cache=False)
     except RequestEntityTooLarge:
-        _pass_over()
+        pass_over()
         raise
     except ParseException as error:  # of the server: a chunk that is none
         raise InvalidRequest("The body's transfer encoding is broken.", code="malformed_body") from error
     if len(raw) > current_app.config[BODY_LIMIT]:
-        _pass_over()
+        pass_over()
         raise RequestEntityTooLarge
     if len(raw) < (request.content_length or 0):
         # What came may be JSON by chance; it is not what the client meant to send.
@@ -97,7 +97,7 @@ def _read() -> bytes:
     return raw
 
 
-def _pass_over() -> None:
+def pass_over() -> None:
     """Read what is left of a body that is too large, within bounds, and keep none of it.
 
     A client that is still sending when the connection closes sees a reset in place of the answer.

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from api.file_checks import require_files
 from api.services import Services
 from api.submitting import confirm, require_durable, until_answered
 from shared.events import Json
@@ -19,6 +20,7 @@ def accept_job(services: Services, tenant: str, insertion: Insertion) -> tuple[T
     require_durable(services)
 
     def create() -> Json:
+        require_files(services, tenant, insertion.documents)
         ref = accepted_job(services, tenant, insertion)
         return {"session_id": ref.session_id, "job_id": ref.turn_id}
 

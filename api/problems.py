@@ -14,6 +14,8 @@ from werkzeug.exceptions import HTTPException
 from api.bodies import BODY_LIMIT
 from shared.errors import (
     Conflict,
+    FilesFull,
+    FileTooLarge,
     InvalidRequest,
     NotFound,
     ProviderError,
@@ -100,6 +102,16 @@ def _queue_full(error: QueueFull) -> Problem:
     return Problem(status=429, detail=error.message, code="too_many_queued", headers={"Retry-After": "5"})
 
 
+def _file_too_large(error: FileTooLarge) -> Problem:
+    return Problem(status=413, detail=error.message, code="file_too_large", param="file")
+
+
+def _files_full(error: FilesFull) -> Problem:
+    # RFC 4918, section 11.5: not to be repeated by itself. The official SDKs would.
+    headers = {"x-should-retry": "false"}
+    return Problem(status=507, detail=error.message, code="files_full", param="file", headers=headers)
+
+
 def _unauthorized(error: Unauthorized) -> Problem:
     # RFC 6750, section 3: no error code where no key was sent.
     challenge = 'Bearer realm="turnstone"' + (', error="invalid_token"' if error.given else "")
@@ -132,6 +144,8 @@ _TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     NotFound: _not_found,
     Conflict: _conflict,
     QueueFull: _queue_full,
+    FileTooLarge: _file_too_large,
+    FilesFull: _files_full,
     Unavailable: _unavailable,
     StoreError: _store,
     SchemaTooNew: _too_new,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from werkzeug.datastructures import Headers
 
 from api.bodies import is_empty, read_object
+from api.forms import read_form
 from api.problems import MEDIA_TYPE
 from api.services import Services
 from api.validation import validate
@@ -28,12 +29,13 @@ PROBLEMS = {
     404: "There is no such thing; `detail` names the call that lists what exists.",
     409: "It clashes with what is there. With `x-should-retry: false` it will stay so.",
     413: "The body is too large.",
-    415: "The body is not JSON in UTF-8.",
+    415: "The body is not of the type that is taken here: JSON in UTF-8, or a multipart form for a file.",
     422: "A field is wrong; `error.param` names it.",
     429: "As many turns wait for a worker as may: try again after `Retry-After` seconds.",
     500: "A fault of the service; its log has the details.",
     502: "The provider failed; `error.provider_id` says which one.",
     503: "Not now: try again after `Retry-After` seconds.",
+    507: "As many bytes of files are kept as may: delete some.",
 }
 EXTENSION = "turnstone"
 _SCHEMAS = "#/components/schemas"
@@ -85,19 +87,25 @@ class Routes(APIBlueprint):
         super().__init__(name, __name__, abp_tags=[Tag(name=name, description=about)])
 
     def on(
-        self, method: str, rule: str, *, answers: Mapping[int, Answer], problems: Iterable[int] = ()
+        self,
+        method: str,
+        rule: str,
+        *,
+        answers: Mapping[int, Answer],
+        problems: Iterable[int] = (),
+        endpoint: str | None = None,
     ) -> Callable[[View], View]:
-        """Register a view. Its parameters `path`, `query`, `header`, `body` are validated as they are annotated.
+        """Register a view. Its parameters `path`, `query`, `header`, `body` and `form` are validated as annotated.
 
         `answers` maps statuses to types (None: no body); of `problems` 400 is always one, because any request may
-        hold a NUL, and 401, because any may need a key.
+        hold a NUL, and 401, because any may need a key. `endpoint` is for a view that has several rules.
         """
         told = {status: self._told(answer) for status, answer in answers.items()}
         responses = {**told, **{status: problem_answer(status) for status in sorted({400, 401, *problems})}}
         register = getattr(self, method.lower())
 
         def decorator(view: View) -> View:
-            register(rule, responses=responses)(view)
+            register(rule, responses=responses, **({} if endpoint is None else {"endpoint": endpoint}))(view)
             return view
 
         return decorator
@@ -146,6 +154,8 @@ class Routes(APIBlueprint):
             if body is not None:
                 g.body = {} if _may_be_absent(body) and is_empty() else read_object()
                 given["body"] = validate(body, g.body)
+            if form is not None:
+                given["form"] = read_form(form, services().files.limits)
             return func(**given)
 
         return view

@@ -14,6 +14,7 @@ from api.streams.tails import Tails
 from api.streams.views import TurnViews
 from shared.agents import AgentStore
 from shared.calls import Calls
+from shared.files import FileLimits, Files, RedisFiles
 from shared.hints import Hints, celery_app
 from shared.log.census import Census, take_census
 from shared.log.durability import StoreCheck
@@ -60,6 +61,7 @@ class Services:
     jobs: TurnListing
     """As `listing`, of insert jobs."""
     facts: FactReader
+    files: Files
     census: Callable[[], Census]
     """Counts turns, for those who watch the service."""
 
@@ -113,5 +115,6 @@ def build_services(settings: Settings, front: FrontConfig) -> Services:
         listing=TurnListing(client=client, keys=keys, reader=reader),
         jobs=TurnListing(client=client, keys=keys, reader=reader, jobs=True),
         facts=FactReader(client=client, keys=keys, reader=reader),
+        files=RedisFiles(client=client, keys=keys, limits=FileLimits.of(front.limits)),
         census=partial(take_census, client, keys),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from api.configs import check_config, readable_documents, turn_config
+from api.file_checks import require_files
 from api.services import Services
 from shared.clock import now_iso
 from shared.errors import ConfigError, Conflict, InvalidRequest, StoreError, Unavailable
@@ -205,11 +206,13 @@ def _event(services: Services, ref: TurnRef, submission: Submission) -> TurnCrea
             param="messages",
             code="too_many_messages",
         )
+    documents = readable_documents(turn.documents)
+    require_files(services, ref.tenant, documents)
     return TurnCreated(
         turn_id=ref.turn_id,
         session_id=ref.session_id,
         agent_id=submission.agent_id,
         input_messages=[message.model_dump(exclude_none=True) for message in turn.messages],
-        documents=readable_documents(turn.documents),
+        documents=documents,
         created_at=now_iso(),
     )

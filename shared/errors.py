@@ -7,7 +7,9 @@ TurnstoneError
 │   ├── Unauthorized            it carries no key that opens anything
 │   ├── NotFound                no such thing; says which call lists what exists
 │   ├── Conflict                it clashes with what is there already
-│   └── QueueFull               as many turns wait as may
+│   ├── QueueFull               as many turns wait as may
+│   ├── FileTooLarge            a file is larger than files may be
+│   └── FilesFull               a tenant keeps as many bytes of files as it may
 ├── Unavailable                 the service cannot do it yet, or not any more; says when to try again
 ├── StoreError                  the store cannot be reached or refuses to write
 ├── LogError                    a write to a turn's log was refused
@@ -79,6 +81,14 @@ class Conflict(RequestError):
 
 class QueueFull(RequestError):
     """As many turns wait as may wait. The message names the bound."""
+
+
+class FileTooLarge(RequestError):
+    """A file is larger than one may be. The message names the bound."""
+
+
+class FilesFull(RequestError):
+    """A tenant keeps as many bytes of files as it may. The message names the bound, and what makes room."""
 
 
 class Unavailable(TurnstoneError):

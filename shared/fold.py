@@ -26,6 +26,9 @@ CALL_OUTCOME = "call_outcome"
 MOST_FAILURES = 100
 """How many documents that an insert job could not read are listed; all are counted."""
 
+ATTACHMENTS = "attachments"
+"""In the metadata of a server tool's response: the files that it gave, `[{file_id, mime_type, filename, bytes}]`."""
+
 INSERT_WRITER = "insert_writer"
 """An insert job's place among its bank's writers: `{step_id, writer}`. Who takes it over writes at the same place."""
 
@@ -76,6 +79,8 @@ class TurnState:
     """Calls of client tools that the turn waits for."""
     responses: list[Json] = field(default_factory=list)
     """The client's responses that no finished step holds yet."""
+    attachments: list[Json] = field(default_factory=list)
+    """What finished calls of server tools gave besides text: `{content: {uri}, mime_type}`."""
     error: Json | None = None
     config: Json = field(default_factory=dict)
     last_time: str = ""
@@ -124,7 +129,7 @@ class TurnState:
             "input_messages": self.input_messages,
             "steps": self._steps_so_far(),
             "output_message": self.output_message(),
-            "output_attachments": [],
+            "output_attachments": self.attachments,
             "created_at": self.created_at,
             "started_at": self.started_at or self.created_at,
             "completed_at": self.completed_at,
@@ -232,9 +237,24 @@ def _step_completed(state: TurnState, event: ev.StepComplete) -> None:
     state.status = TurnStatus.IN_PROGRESS
     state.steps.append(event.step_details)
     if event.step_type == "tool_execution":
+        # What a client says of its own calls names no files of this turn.
+        own = {response["call_id"] for response in state.responses}
+        told = [one for one in event.step_details["tool_responses"] if one["call_id"] not in own]
+        state.attachments += [attachment for one in told for attachment in _attachments(one.get("metadata") or {})]
         state.pending_calls = []
         state.responses = []
     state._close_step(event.step_details.get("completed_at") or "")
+
+
+def _attachments(metadata: Json) -> list[Json]:
+    """The files that a server tool's response names; the release before lets tools write there what they like."""
+    named = metadata.get(ATTACHMENTS)
+    files = [one for one in named if isinstance(one, dict)] if isinstance(named, list) else []
+    return [
+        {"content": {"uri": f"/v1/files/{file['file_id']}/content"}, "mime_type": file["mime_type"]}
+        for file in files
+        if isinstance(file.get("file_id"), str) and isinstance(file.get("mime_type"), str)
+    ]
 
 
 def _abandoned(state: TurnState, event: ev.StepAbandoned) -> None:

@@ -39,6 +39,15 @@ def job_ids_for(seed: str) -> tuple[str, str]:
     return f"sess_{shard:02d}_{random}", f"{_JOB}{shard:02d}_{random}"
 
 
+def new_file_id() -> str:
+    return f"file_{secrets.token_hex(_RANDOM_BYTES)}"
+
+
+def file_id_for(seed: str) -> str:
+    """A file's id for a seed that may come again: the same for the same seed."""
+    return f"file_{sha256(seed.encode()).hexdigest()[: 2 * _RANDOM_BYTES]}"
+
+
 def new_step_id() -> str:
     return f"step_{secrets.token_hex(_RANDOM_BYTES)}"
 

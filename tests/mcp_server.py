@@ -101,7 +101,7 @@ def app(options: argparse.Namespace) -> Any:
     """The server as an ASGI application."""
     from mcp.server.mcpserver import Context, Image, MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
-    from mcp_types import ToolAnnotations
+    from mcp_types import AudioContent, BlobResourceContents, EmbeddedResource, ToolAnnotations
 
     server = MCPServer("tests")
     present = 0
@@ -141,6 +141,14 @@ def app(options: argparse.Namespace) -> Any:
         """A picture with a text."""
         begun(ctx, "picture")
         return ["one pixel", Image(data=PNG, format="png")]
+
+    @server.tool(structured_output=False)
+    def sound(ctx: Context) -> list[Any]:
+        """A sound, and a file."""
+        begun(ctx, "sound")
+        data = base64.b64encode(b"RIFF wave").decode()
+        blob = BlobResourceContents(uri="file:///out/report.pdf", mime_type="application/pdf", blob=data)
+        return [AudioContent(data=data, mime_type="audio/wav"), EmbeddedResource(resource=blob)]
 
     @server.tool(structured_output=False)
     def big(ctx: Context, size: int) -> str:

@@ -1,7 +1,7 @@
 """The real turn loop on a real store: a scripted model, shields by a denylist, and tools that keep a record."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,13 @@ from logkit import LogKit, opened
 
 from shared.clock import now_iso
 from shared.events import TurnResumed
+from shared.files import FileLimits, RedisFiles
 from shared.hints import Hints
 from shared.ids import TurnRef, new_token
 from shared.log.archive import RedisArchive
 from shared.registry import RegisteredModel, Registry
 from shared.runconfig import SessionDocuments
+from worker.attachments import Attachments
 from worker.catalog import Catalog
 from worker.documents.reader import DocumentReader
 from worker.history import History
@@ -84,12 +86,14 @@ class NoHints(Hints):
 
 @dataclass
 class RecordedTools(ToolProvider):
-    """`book` (not to be repeated) and `read` (safe): every call is on record. `during` runs inside each call."""
+    """`book` (not to be repeated) and `read` (safe), every call on record. `during` runs inside each call; `gives` is
+    what each gives in place of the usual text."""
 
     provider_id: str = "tools"
     provider_type: str = "test::recorded"
     calls: list[tuple[str, Json, str]] = field(default_factory=list)
     during: Callable[[], None] = lambda: None
+    gives: ToolResult | None = None
 
     def list_toolgroups(self) -> list[ToolGroup]:
         return [ToolGroup(identifier="seats")]
@@ -109,7 +113,7 @@ class RecordedTools(ToolProvider):
     def invoke(self, tool: Tool, arguments: Json, *, idempotency_key: str) -> ToolResult:
         self.calls.append((tool.name, arguments, idempotency_key))
         self.during()
-        return ToolResult(content=f"{tool.name} {arguments['seat']}")
+        return self.gives or ToolResult(content=f"{tool.name} {arguments['seat']}")
 
     def close(self) -> None:
         pass
@@ -124,6 +128,7 @@ class Bench:
     hints: NoHints
     seats: RecordedTools
     catalog: Catalog
+    files: RedisFiles
 
     def config(self, **extra: Any) -> Json:
         return {"model": "scripted", "instructions": "", "max_infer_iters": 10, "client_tools": [LOOK], **extra}
@@ -154,12 +159,16 @@ def turn_bench(
     redis_url: str, key_prefix: str, *, memory: Mapping[str, MemoryProvider] | None = None
 ) -> Iterator[Bench]:
     """A bench on a store, under keys of its own. `memory` are the providers that may keep documents of sessions."""
-    with opened(redis_url, key_prefix) as kit, closing(Contents(reader=DocumentReader())) as contents:
+    limits = FileLimits(file_bytes=100_000, tenant_bytes=150_000, ttl_s=3600)
+    with opened(redis_url, key_prefix) as kit, ExitStack() as stack:
+        files = RedisFiles(client=kit.client, keys=kit.keys, limits=limits)  # type: ignore[arg-type]
+        contents = stack.enter_context(closing(Contents(reader=DocumentReader(), files=files)))
         journal, hints, seats = Journal(log=kit.log_with(now_us=None)), NoHints(), RecordedTools()
         denylist = DenylistSafety(provider_id="deny", config=DenylistConfig.model_validate({"shields": [SHIELD]}))
         shields = SafetySource(provider=denylist, config={}).ask().shields
         groups = ToolSource(provider=seats, config={}).ask().toolgroups
-        catalog = Catalog(safety={"deny": denylist}, tools={"tools": seats})
+        attachments = Attachments(files=files)
+        catalog = Catalog(safety={"deny": denylist}, tools={"tools": seats}, attachments=attachments)
         catalog.update(Registry(shields=shields, toolgroups=groups), asked=APIS)
         router = _router()
         searching = Memory(find=catalog.memory_bank, embedder=Embedder(router=router))
@@ -192,7 +201,7 @@ def turn_bench(
             hints=hints,
         )
         journal.start()
-        yield Bench(kit, tools, hints, seats, catalog)
+        yield Bench(kit, tools, hints, seats, catalog, files)
         journal.stop()
         denylist.close()
 

@@ -7,6 +7,7 @@ import gevent
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from shared.files import FileLimits, RedisFiles
 from shared.hints import CALL
 from shared.ids import DEFAULT_TENANT
 from shared.log.keys import Keys
@@ -42,7 +43,8 @@ class CallsRuntime:
         self._app = app
         client, keys = connect(settings.redis_url), Keys(settings.key_prefix)
         registrations = RegistrationStore(client=client, keys=keys)
-        self._fleet = build_fleet(config, registrations, observer=build_observer(settings))
+        files = RedisFiles(client=client, keys=keys, limits=FileLimits.of(config.limits))
+        self._fleet = build_fleet(config, registrations, observer=build_observer(settings), files=files)
         self._registrar = Registrar(
             sources=self._fleet.sources,
             store=RegistryStore(client=client, keys=keys, digest=config.digest),

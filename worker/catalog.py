@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import gevent
@@ -14,6 +15,7 @@ from shared.events import Json
 from shared.registrations import Kind, Registration, RegistrationStore, merged
 from shared.registry import RegisteredMemoryBank, RegisteredTool, RegisteredToolGroup, Registry
 from shared.runconfig.secrets import protect
+from worker.attachments import Attachments
 from worker.providers.memory import Bank, BankKind, MemoryProvider
 from worker.providers.safety import SafetyProvider, Shield
 from worker.providers.tools import Replay, TenantTools, Tool, ToolGroup, ToolProvider, ToolResult
@@ -40,7 +42,7 @@ class _Known:
 class Catalog:
     """Finds what a tenant names, and binds it to the instance that serves it.
 
-    Without `registrations` there are none.
+    Without `registrations` there are none; without `attachments` nothing is kept of the files that tools return.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Catalog:
         tools: Mapping[str, ToolProvider] | None = None,
         memory: Mapping[str, MemoryProvider] | None = None,
         registrations: RegistrationStore | None = None,
+        attachments: Attachments | None = None,
     ) -> None:
         # Not `or`: the fleet fills these later.
         self._safety = {} if safety is None else safety
         self._tools = {} if tools is None else tools
         self._memory = {} if memory is None else memory
         self._registrations = registrations
+        self._attachments = attachments
         self._listed = Registry()
         self._asked: Collection[str] = ()
         self._updated = Signal()
@@ -149,6 +153,7 @@ class Catalog:
                 replay=Replay(tool.replay),
                 metadata=tool.metadata,
             ),
+            keep=None if self._attachments is None else partial(self._attachments.keep, tenant),
         )
 
     def provider_of(self, tenant: str, group: RegisteredToolGroup) -> ToolProvider:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
+from shared.files import Files
 from shared.registrations import RegistrationStore
 from shared.runconfig import RunConfig, StaticMemoryBank, StaticModel, StaticShield, StaticToolGroup
 from shared.runconfig.secrets import mask
+from worker.attachments import Attachments
 from worker.balancer import Balancer
 from worker.catalog import Catalog
 from worker.memory.banks import Banks
@@ -46,8 +48,17 @@ class Fleet:
                 provider.close()
 
 
-def build_fleet(config: RunConfig, registrations: RegistrationStore, *, observer: Observer | None = None) -> Fleet:
-    """Talks to nobody. Raises ConfigError for a wrong `config` of a provider, and for an entry without a provider."""
+def build_fleet(
+    config: RunConfig,
+    registrations: RegistrationStore,
+    *,
+    observer: Observer | None = None,
+    files: Files | None = None,
+) -> Fleet:
+    """Talks to nobody. `files` keeps those that tools return.
+
+    Raises ConfigError for a wrong `config` of a provider, and for an entry without a provider.
+    """
     told = observer or Observer()
     inference = {name: observed_inference(one, told) for name, one in build_inference(config).items()}
     memory = {name: observed_memory(one, told) for name, one in build_memory(config).items()}
@@ -55,7 +66,8 @@ def build_fleet(config: RunConfig, registrations: RegistrationStore, *, observer
     # Guard models are asked through the router, which finds safety providers through the catalog: so those are
     # added last.
     safety: dict[str, SafetyProvider] = {}
-    catalog = Catalog(safety=safety, tools=tools, memory=memory, registrations=registrations)
+    attachments = None if files is None else Attachments(files=files)
+    catalog = Catalog(safety=safety, tools=tools, memory=memory, registrations=registrations, attachments=attachments)
     router = Router(providers=inference, catalog=catalog)
     embedder = Embedder(router=router)
     banks = Banks(catalog=catalog, embedder=embedder)

@@ -178,7 +178,7 @@ class Operations:
         problem = invalid_arguments(bound.tool, arguments)
         if problem is not None:
             raise InvalidRequest(problem, param="kwargs", code="invalid_arguments")
-        result = bound.provider.invoke(bound.tool, arguments, idempotency_key=payload["key"])
+        result = bound.invoke(arguments, idempotency_key=payload["key"])
         return {
             "content": result.content,
             "error_code": 1 if result.error else None,

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from shared import logs
 from shared.clock import now_iso
 from shared.errors import ConfigError, SchemaTooNew, StoreError, Unwritable
+from shared.files import FileLimits, Files, RedisFiles
 from shared.hints import Hints
 from shared.ids import TurnRef, is_job, new_token
 from shared.log.archive import RedisArchive
@@ -75,9 +76,10 @@ class Runtime:
         self._client = connect(settings.redis_url)
         self._keys = Keys(settings.key_prefix)
         self._observer = build_observer(settings)
-        self._contents = _contents(config, is_needed=settings.queue == MEMORY_QUEUE)
+        self._files = RedisFiles(client=self._client, keys=self._keys, limits=FileLimits.of(config.limits))
+        self._contents = _contents(config, self._files, is_needed=settings.queue == MEMORY_QUEUE)
         registrations = RegistrationStore(client=self._client, keys=self._keys)
-        self._fleet = build_fleet(config, registrations, observer=self._observer)
+        self._fleet = build_fleet(config, registrations, observer=self._observer, files=self._files)
         turns = config.turns
         log = TurnLog(
             client=self._client,
@@ -313,10 +315,10 @@ class Runtime:
                 gevent.sleep(1)
 
 
-def _contents(config: RunConfig, *, is_needed: bool) -> Contents | None:
+def _contents(config: RunConfig, files: Files, *, is_needed: bool) -> Contents | None:
     """What reads documents; None where the libraries for it are missing, unless it is needed. Raises ConfigError."""
     try:
-        return Contents(reader=DocumentReader(), allowed=Allowed.of(*config.fetching.allow))
+        return Contents(reader=DocumentReader(), files=files, allowed=Allowed.of(*config.fetching.allow))
     except ConfigError:
         if is_needed:
             raise

@@ -69,7 +69,7 @@ def _without_a_call(step: OpenStep, call: Json, bound: BoundTool) -> Json | None
 def _make(writer: TurnWriter, step: OpenStep, call: Json, bound: BoundTool) -> None:
     key = f"{writer.ref.turn_id}:{step.step_id}:{call['call_id']}"
     try:
-        result = bound.provider.invoke(bound.tool, {**call["arguments"], **bound.args}, idempotency_key=key)
+        result = bound.invoke(call["arguments"], idempotency_key=key)
     except ProviderError as error:
         # The model can often go on without it; the user finds the reason in the step.
         logger.warning("turn %s: tool %s failed: %s", writer.ref.turn_id, bound.tool.name, error)

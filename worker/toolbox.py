@@ -4,17 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from shared.events import Json
-from worker.providers.tools import Tool, ToolProvider
+from worker.attachments import Keep, without_files
+from worker.providers.tools import Tool, ToolProvider, ToolResult
 from worker.providers.tools_schema import without_fixed
 
 
 @dataclass(frozen=True, slots=True)
 class BoundTool:
-    """A tool, the instance that runs it, and the arguments that its group gives to every call."""
+    """A tool, the instance that runs it, the arguments that its group gives to every call, and what keeps the files
+    that it returns."""
 
     provider: ToolProvider
     tool: Tool
     args: Json = field(default_factory=dict)
+    keep: Keep | None = None
 
     @property
     def open_tool(self) -> Tool:
@@ -22,6 +25,12 @@ class BoundTool:
         if not self.args:
             return self.tool
         return replace(self.tool, input_schema=without_fixed(self.tool.input_schema, self.args))
+
+    def invoke(self, arguments: Json, *, idempotency_key: str) -> ToolResult:
+        """Make one call. Its result names the files that it gave, which are kept by then. Raises ProviderError."""
+        arguments = {**arguments, **self.args}
+        result = self.provider.invoke(self.tool, arguments, idempotency_key=idempotency_key)
+        return without_files(result) if self.keep is None else self.keep(self.tool.name, idempotency_key, result)
 
     def described(self) -> Json:
         """As the model is told of it."""
@@ -44,5 +53,5 @@ class Toolbox:
         for entry in toolgroups:
             name, args = (entry, {}) if isinstance(entry, str) else (entry["name"], entry.get("args") or {})
             for bound in self._find(tenant, name):
-                tools[bound.tool.name] = BoundTool(bound.provider, bound.tool, {**bound.args, **args})
+                tools[bound.tool.name] = replace(bound, args={**bound.args, **args})
         return tools

@@ -1,6 +1,7 @@
 """The routes, one module per kind of resource."""
 
 from api.routes.agents import routes as agents
+from api.routes.files import routes as files
 from api.routes.inference import routes as inference
 from api.routes.inspect import routes as inspect
 from api.routes.jobs import routes as jobs
@@ -27,6 +28,7 @@ ALL = (
     memory_banks,
     memory,
     jobs,
+    files,
     inference,
     providers,
     inspect,

@@ -4,6 +4,7 @@ Keys of a session and its turns carry the tag `{s<n>}` of their shard, so one sc
 Cluster. The shard's indexes hold members `tenant/session/turn`; every other key names its tenant itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,6 +63,19 @@ class CallKeys:
 
     request: str
     reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileKeys:
+    """Keys of a tenant's files: when each is over, what is told of each, how many bytes each counts with, and by their
+    creation all of them and those of each purpose. All are in one slot, the bytes of the files too."""
+
+    expiry: str
+    rows: str
+    sizes: str
+    indexes: tuple[str, ...]
+    bytes: str
+    """What the keys of the files' bytes begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +153,11 @@ class Keys:
     def workers(self, queue: str) -> str:
         """Worker processes that serve a queue, by the time of their last sign of life."""
         return f"{self.prefix}:workers" if queue == TURNS_QUEUE else f"{self.prefix}:workers:{queue}"
+
+    def files(self, tenant: str, purposes: Sequence[str]) -> FileKeys:
+        base = f"{self.prefix}:{{files:{tenant}}}"
+        indexes = tuple(f"{base}:index:{name}" for name in ("all", *purposes))
+        return FileKeys(f"{base}:expiry", f"{base}:rows", f"{base}:sizes", indexes, f"{base}:file:")
 
 
 # Remembered: every batch of every turn asks for them.

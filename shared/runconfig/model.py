@@ -19,6 +19,7 @@ from shared.runconfig.secrets import mask, protect
 
 Durability = Literal["none", "fsync", "replicated"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Megabytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
 
@@ -52,10 +53,16 @@ class Turns(Section):
 
 
 class Limits(Section):
-    """How large a request may be: its body in MB (10^6 bytes), and the messages of a turn."""
+    """How large a request may be: its body in MB (10^6 bytes), and the messages of a turn.
 
-    body_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8
+    Of files: the size of one, all of a tenant's together (both in MB), and for how long one is kept, in seconds.
+    """
+
+    body_mb: Megabytes = 8
     messages: Count = 1000
+    file_mb: Megabytes = 32
+    files_mb_per_tenant: Megabytes = 1024
+    file_ttl_s: Annotated[float, Field(ge=1, le=365 * 86_400)] = 7 * 86_400
 
 
 class Fetching(Section):

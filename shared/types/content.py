@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
 from shared.types.base import Items, Wire
+from shared.types.files import FileId
 
 SCHEMES = ("http://", "https://", "data:")
 
@@ -60,6 +61,12 @@ class ImageItem(Wire):
     image: Image
 
 
+class FileRef(Wire):
+    """A file that was uploaded."""
+
+    file_id: FileId
+
+
 def _shape(value: Any) -> str | None:
     """Which of a content's shapes a value has, so that errors speak of that one alone."""
     if isinstance(value, str):
@@ -68,6 +75,8 @@ def _shape(value: Any) -> str | None:
         return "items"
     if isinstance(value, URL) or (isinstance(value, dict) and "uri" in value and "type" not in value):
         return "url"
+    if isinstance(value, FileRef) or (isinstance(value, dict) and "file_id" in value and "type" not in value):
+        return "file"
     return "item" if isinstance(value, dict | BaseModel) else None
 
 
@@ -86,10 +95,12 @@ DocumentContent = Annotated[
     Annotated[str, Tag("text")]
     | Annotated[Item, Tag("item")]
     | Annotated[Items[Item], Tag("items")]
-    | Annotated[URL, Tag("url")],
+    | Annotated[URL, Tag("url")]
+    | Annotated[FileRef, Tag("file")],
     Discriminator(
         _shape,
         custom_error_type="content",
-        custom_error_message="should be a text, an item such as {type: text, text: …}, a list of items, or {uri: …}",
+        custom_error_message="should be a text, an item such as {type: text, text: …}, a list of items, {uri: …} or"
+        " {file_id: …}",
     ),
 ]

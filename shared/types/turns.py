@@ -32,8 +32,8 @@ Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS)]
 
 
 class Document(Wire):
-    """Something to read for the model: a text, an image, or where one lies (`{uri}`, or a text that is an address and
-    nothing else). `document_id` is its name."""
+    """Something to read for the model: a text, an image, an uploaded file (`{file_id}`), or where something lies
+    (`{uri}`, or a text that is an address and nothing else). `document_id` is its name."""
 
     content: DocumentContent
     mime_type: Annotated[str, Field(max_length=255)] = "text/plain"

@@ -111,6 +111,22 @@ def test_files_and_addresses_are_read_into_the_context(stack: Stack, http: httpx
     assert turn["output_message"]["content"] == "It is Lima.", "the model has read it"
 
 
+def test_an_uploaded_file_is_read(stack: Stack, http: httpx.Client) -> None:
+    sent = {"file": ("prices.csv", b"name,price\nLima,3\n", "text/csv")}
+    file_id = answered(http.post("/files", files=sent, data={"purpose": "assistants"}))["id"]
+    session = stack.new_session()
+
+    turn = asked(stack, http, session, "What is in it?", {"content": {"file_id": file_id}})
+
+    assert look(turn)["citations"][0]["document_id"] == file_id
+    assert turn["output_message"]["content"] == "It is Lima."
+    answered(http.delete(f"/files/{file_id}"))
+    body = {"messages": [{"role": "user", "content": "x"}], "documents": [{"content": {"file_id": file_id}}]}
+    answer = http.post(f"{session}/turn", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "file_not_found")
+    assert answer.json()["error"]["param"] == "documents.0.content.file_id"
+
+
 def test_short_texts_need_no_step(stack: Stack, http: httpx.Client) -> None:
     turn = asked(stack, http, stack.new_session(), "What is it?", {"content": PERU})
     assert [step["step_type"] for step in turn["steps"]] == ["inference"]

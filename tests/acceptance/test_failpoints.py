@@ -20,6 +20,7 @@ from failpoints.points import FOLDER, arm, is_armed
 from fake_tools import FakeTools, answer
 from fake_upstream import FakeUpstream, Reply, Request, call_piece, calls, text
 from following import Followed, Site, assert_told, assert_whole, site_of
+from mcp_server import PNG
 from rooms import DEADLINE_S, Room, Rooms
 from stack import Json, user_turn
 from waiting import wait_for
@@ -31,7 +32,7 @@ HERE = Path(__file__).resolve().parent.parent / "failpoints"
 API = (sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "failing_api:app")
 WORKER = (sys.executable, str(HERE / "failing_worker.py"))
 LEASE_S = 2
-NEVER, SAFE, CLIENT = "charge", "look", "ask"
+NEVER, SAFE, CLIENT, FILES = "charge", "look", "ask", "draw"
 WORDS = [f"word{number} " for number in range(40)]
 ASK = {"name": CLIENT, "description": "Ask the user.", "parameters": []}
 
@@ -40,7 +41,7 @@ def model(request: Request) -> Reply:
     """Calls the tool that the user's first word names, and answers when that has answered; or tells a story."""
     last = request.json["messages"][-1]
     verb = last["content"].split()[0] if last["role"] == "user" else ""
-    if verb in (NEVER, SAFE, CLIENT):
+    if verb in (NEVER, SAFE, CLIENT, FILES):
         return calls(call_piece(0, id=f"call_{uuid4().hex[:8]}", name=verb, arguments="{}"))
     if verb == "later":
         return calls(call_piece(0, id=f"call_{uuid4().hex[:8]}", name=NEVER, arguments="{}"), first_s=2.0)
@@ -111,6 +112,7 @@ def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
         Rooms(folder, config(upstream, tools), environ=environ) as rooms,
     ):
         tools.replies = {"/charge": answer({"charged": 1}), "/look": answer({"seen": 1})}
+        tools.replies["/draw"] = answer(PNG, content_type="image/png")
         # This tree first, as for the workers, and the point's own module beside it.
         api = rooms.api(launcher=API, pythonpath=os.pathsep.join((str(HERE), str(HERE.parent.parent))))
         with site_of(rooms, api.port) as site:
@@ -132,6 +134,7 @@ def config(upstream: FakeUpstream, tools: FakeTools) -> Json:
     made = [
         {"name": NEVER, "url": f"{tools.root}/charge"},
         {"name": SAFE, "url": f"{tools.root}/look", "replay": "safe"},
+        {"name": FILES, "url": f"{tools.root}/draw", "replay": "safe"},
     ]
     runtime = {"provider_id": "effects", "provider_type": "remote::http", "config": {"tools": made}}
     return {"providers": {"inference": [inference], "tool_runtime": [runtime]}, "turns": {"lease_s": LEASE_S}}
@@ -185,6 +188,24 @@ def test_a_worker_that_dies_at_a_point_costs_no_step_and_no_effect_that_was_fini
     # Its two replies, and the next turn's own, which remembers it.
     assert ready.asked(word) == 3
     assert ready.asked(next_word) == 1
+
+
+def test_a_worker_that_dies_behind_a_file_that_it_kept_leaves_one_file_and_a_turn_that_names_it(ready: Crew) -> None:
+    session, word = a_session(ready), uuid4().hex
+    arm(ready.armed, "after_a_file_is_kept")
+
+    turn, following = ready.site.follow(session, f"{FILES} {word}")
+    ready.until_dead("after_a_file_is_kept")
+    followed = following.result()
+
+    assert_exactly_once(followed)
+    assert followed.turn["attempts"] == 2
+    assert list(ready.keys_of(turn).values()) == [2]
+    (attachment,) = followed.turn["output_attachments"]
+    with httpx.Client(base_url=f"http://127.0.0.1:{ready.site.ports[0]}") as http:
+        assert http.get(attachment["content"]["uri"]).content == PNG
+        (file,) = http.get("/v1/files", params={"purpose": "assistants_output"}).json()["data"]
+    assert file["id"] in attachment["content"]["uri"]
 
 
 def test_a_worker_that_dies_with_the_reply_to_a_group_commit_loses_the_step_and_nothing_else(ready: Crew) -> None:

@@ -46,6 +46,8 @@ POINTS = {
     "between_intent_and_effect": Point(owner=_TOOLS, method="invoke"),
     # The call has been answered, and its outcome is nowhere.
     "after_the_effect": Point(owner=_TOOLS, method="invoke", after=True),
+    # What the call gave besides text is kept, and its outcome is nowhere.
+    "after_a_file_is_kept": Point(owner="shared.files:RedisFiles", method="put", after=True),
     # A batch is in the store, and whoever wrote it has not heard so.
     "after_a_group_commit": Point(owner=_LOG, method="append_many", after=True),
     # Of a batch for several turns the first half has reached the store.

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from api.app import create_app
 from api.jobs import accepted_job
 from api.services import build_services
-from shared.ids import TurnRef
+from shared.files import NewFile
+from shared.ids import TurnRef, new_file_id
 from shared.insert_jobs import Insertion
 from shared.runconfig import FrontConfig
 
@@ -81,6 +83,8 @@ def aim(case: schemathesis.Case, api: Api) -> None:
     parts = dict(zip(("agent_id", "session_id", "turn_id"), turn.split("/")[3::2], strict=True))
     parts |= {"step_id": api.client.get(turn).json["steps"][0]["step_id"], "model_id": "one/m", "provider_id": "one"}
     parts |= {"identifier": "words", "toolgroup_id": "seats", "tool_name": "book", "bank_id": "nowhere"}
+    if "file_id" in case.path_parameters:
+        parts["file_id"] = uploaded_file(api)
     if "job_id" in case.path_parameters:
         parts["job_id"] = ended_job(api)
     for name in case.path_parameters:
@@ -99,6 +103,12 @@ def ended_job(api: Api) -> str:
     ref = accepted_job(api.services, "default", job)
     api.services.log.cancel(ref, reason="A test.")
     return ref.turn_id
+
+
+def uploaded_file(api: Api) -> str:
+    """A file that is there."""
+    new = NewFile(file_id=new_file_id(), filename="a.txt", mime_type="text/plain", purpose="assistants", size=5)
+    return api.services.files.put("default", new, BytesIO(b"hello")).file_id
 
 
 def aim_body(body: dict[str, Any]) -> None:

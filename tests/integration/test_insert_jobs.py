@@ -75,7 +75,7 @@ def bench(redis_url: str, key_prefix: str, memory: Stalling) -> Iterator[Bench]:
             sessions=bench.tools.looking.banks,
             find=lambda tenant, name: (memory, BANK),
             embedder=Embedder(router=bench.tools.router),
-            read=lambda content, mime_type: text_of(content),
+            read=lambda content, mime_type, *, tenant: text_of(content),
         )
         yield replace(bench, tools=replace(bench.tools, inserter=inserter))
 

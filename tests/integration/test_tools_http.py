@@ -134,7 +134,57 @@ def test_a_refusal_goes_to_the_model_with_a_bounded_excerpt(server: FakeTools, s
     assert result.metadata == {"status": status}
 
 
-BINARY = answer(b"\x89PNG\r\n\x1a\n\x00\x00\xff", content_type="image/png")
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\xff"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "disposition", "filename"),
+    [
+        ("image/png", 'inline; filename="a plot.png"', "a plot.png"),
+        ("Application/PDF; x=y", "attachment; filename*=UTF-8''caf%C3%A9.pdf", "café.pdf"),
+        ("application/octet-stream", "", ""),
+    ],
+)
+def test_what_is_neither_text_nor_json_is_a_file(
+    server: FakeTools, content_type: str, disposition: str, filename: str
+) -> None:
+    server.replies["/t"] = answer(PNG, content_type=content_type, content_disposition=disposition)
+    result = call(provider(f"{server.root}/t"))
+    assert (result.content, result.error, result.metadata) == ("", False, {"status": 200})
+    (file,) = result.files
+    assert (file.data, file.mime_type, file.filename) == (PNG, content_type.partition(";")[0].lower(), filename)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["", "text/csv", "application/yaml", "application/x-ndjson", "image/svg+xml", "application/ld+json"]
+)
+def test_what_a_model_can_read_is_no_file(server: FakeTools, content_type: str) -> None:
+    server.replies["/t"] = answer("[1]", content_type=content_type)
+    result = call(provider(f"{server.root}/t"))
+    assert (result.content, result.files) == ("[1]", ())
+
+
+def test_a_file_over_the_bound_is_said_and_not_kept(server: FakeTools) -> None:
+    server.replies["/t"] = answer(b"\0" * 1025, content_type="image/png")
+    result = call(provider(f"{server.root}/t", max_result_kb=1))
+    assert result.files == ()
+    assert result.content == "[left out: image/png that makes the tool's result longer than 1 KB]"
+    assert result.metadata == {"status": 200, "truncated": True}
+
+
+def test_a_file_without_a_byte_is_none(server: FakeTools) -> None:
+    server.replies["/t"] = answer(b"", content_type="image/png")
+    result = call(provider(f"{server.root}/t"))
+    assert (result.content, result.files) == ("", ())
+
+
+def test_no_file_repeats_a_credential(server: FakeTools) -> None:
+    said = f'attachment; filename="{SECRET}.bin"'
+    server.replies["/t"] = answer(b"\0" + SECRET.encode(), content_type="a/b", content_disposition=said)
+    (file,) = call(provider(f"{server.root}/t")).files
+    assert (file.data, file.filename) == (b"\0***", "***.bin")
+
+
 FAULTS: list[tuple[Reply, str, bool, str]] = [
     (answer("slow", status=429, retry_after="7"), "tool_rate_limited", True, "limits its rate (429)"),
     (answer(f"oh {SECRET}", status=500), "tool_failed", True, "look into the log of the server at 127.0.0.1:"),
@@ -143,7 +193,7 @@ FAULTS: list[tuple[Reply, str, bool, str]] = [
     (answer("", status=408), "tool_failed", True, "failed (408)"),
     (answer("", status=307, location="/x"), "tool_failed", False, "redirects (307): set its `url`"),
     (answer("{'no': json}"), "tool_bad_response", False, "application/json that is not JSON"),
-    (BINARY, "tool_bad_response", False, "image/png that is not text"),
+    (answer(PNG, content_type="text/plain"), "tool_bad_response", False, "text/plain that is not text"),
     (answer("a\0b", content_type="text/plain"), "tool_bad_response", False, "that is not text"),
     (answer("x", content_encoding="gzip"), "tool_bad_response", False, "compressed"),
     (Raw(data=b"SSH-2.0-OpenSSH_9.6\r\n"), "tool_bad_response", False, "something that is not HTTP"),

@@ -135,6 +135,15 @@ def test_images_become_content_items() -> None:
         assert image["image"]["url"]["uri"].startswith("data:image/png;base64,iVBORw0KGgo")
 
 
+def test_sounds_and_embedded_files_become_files() -> None:
+    with McpServer() as server, provider(server.uri) as one:
+        result = call(one, "sound")
+        assert result.content == ""
+        sound, report = result.files
+        assert (sound.data, sound.mime_type, sound.filename) == (b"RIFF wave", "audio/wav", "")
+        assert (report.data, report.mime_type, report.filename) == (b"RIFF wave", "application/pdf", "report.pdf")
+
+
 def test_a_result_beyond_all_bounds_is_not_read_and_the_model_is_told() -> None:
     with McpServer() as server, provider(server.uri, max_result_kb=1) as one:
         result = call(one, "big", size=5_000_000)

@@ -108,4 +108,10 @@ def test_what_is_shown_as_json_is_one_document(folder: Path, capsys: pytest.Capt
     shown = json.loads(text)
     assert "sesame" not in text
     assert shown["settings"]["TURNSTONE_PORT"] == "8321"
-    assert shown["config"]["limits"] == {"body_mb": 8, "messages": 1000}
+    assert shown["config"]["limits"] == {
+        "body_mb": 8,
+        "messages": 1000,
+        "file_mb": 32,
+        "files_mb_per_tenant": 1024,
+        "file_ttl_s": 604_800,
+    }

@@ -115,6 +115,28 @@ def logs(draw: st.DrawFn) -> list[Event]:
     return log
 
 
+def test_attachments_are_those_of_finished_calls_of_server_tools() -> None:
+    def told(call_id: str, file_id: str) -> Json:
+        file = {"file_id": file_id, "mime_type": "image/png", "filename": "a.png", "bytes": 1}
+        return {**response(call_id), "metadata": {"attachments": [file]}}
+
+    responses = [told("server", "file_1"), told("client", "file_2")]
+    answered = ev.TurnResumed(turn_id="t", tool_responses=[told("client", "file_2")], resumed_at=at(4))
+    story = [CREATED, START, begin("s1", "tool_execution"), awaiting("client"), answered]
+
+    assert folded(*story).as_turn()["output_attachments"] == []
+    finished = folded(*story, end("s1", "tool_execution", tool_responses=responses)).as_turn()
+    expected = {"content": {"uri": "/v1/files/file_1/content"}, "mime_type": "image/png"}
+    assert finished["output_attachments"] == [expected]
+
+
+@pytest.mark.parametrize("named", [None, "file_1", [1], [{}], [{"file_id": 1, "mime_type": "a/b"}]])
+def test_what_a_log_of_an_older_release_names_otherwise_is_no_attachment(named: Any) -> None:
+    told = {**response("c1"), "metadata": {"attachments": named}}
+    done = end("s1", "tool_execution", tool_responses=[told])
+    assert folded(CREATED, START, begin("s1", "tool_execution"), done).as_turn()["output_attachments"] == []
+
+
 STEP_TYPES = ["inference", "tool_execution", "shield_call", "memory_retrieval"]
 
 

@@ -57,6 +57,8 @@ def test_a_full_config_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert (config.turns.lease_s, config.turns.max_attempts, config.turns.max_queued) == (5, 3, None)
     assert (config.turns.input_timeout_s, config.turns.deadline_s) == (86_400, None)
     assert (config.limits.body_mb, config.limits.messages) == (8, 10)
+    limits = config.limits
+    assert (limits.file_mb, limits.files_mb_per_tenant, limits.file_ttl_s) == (32, 1024, 7 * 86_400)
     assert config.durability == "none"
     assert [(key.key.get_secret_value(), key.tenant) for key in config.api_keys] == [
         ("front", "default"),

@@ -53,14 +53,31 @@ def test_each_kind_of_content_becomes_an_item_or_a_note() -> None:
         types.EmbeddedResource(resource=types.TextResourceContents(uri="file:///a", text="inside")),
         types.EmbeddedResource(resource=types.BlobResourceContents(uri="file:///b", blob="aGk=")),
     ]
-    assert result_json(result(*blocks), LIMIT)["content"] == [
+    found = result_json(result(*blocks), LIMIT)
+    assert found["content"] == [
         {"type": "text", "text": "words"},
         {"type": "image", "image": {"url": {"uri": "data:image/png;base64,aGk="}}},
-        {"type": "text", "text": "[left out: audio/wav]"},
         {"type": "text", "text": "file: file:///a"},
         {"type": "text", "text": "inside"},
-        {"type": "text", "text": "[left out: binary data of file:///b]"},
     ]
+    assert found["files"] == [
+        {"data": "aGk=", "mime_type": "audio/wav", "filename": None},
+        {"data": "aGk=", "mime_type": "application/octet-stream", "filename": "b"},
+    ]
+
+
+def test_what_is_no_base64_is_no_file() -> None:
+    found = result_json(result(types.AudioContent(data="A", mime_type="audio/wav")), LIMIT)
+    assert found["files"] == []
+    assert found["content"][0]["text"] == "[left out: audio/wav that is not the base64 that it should be]"
+
+
+def test_files_count_and_one_that_is_too_large_is_left_out_with_a_note() -> None:
+    small, large = (types.AudioContent(data="AAAA" * size, mime_type="audio/wav") for size in (2_000, 1_000))
+    found = result_json(result(small, large), LIMIT)
+    assert len(found["files"]) == 1
+    assert found["content"][0]["text"] == "[left out: audio/wav that makes the tool's result longer than 10 KB]"
+    assert found["metadata"] == {"truncated": True}
 
 
 def test_structured_content_stands_in_where_there_is_no_other() -> None:

@@ -42,6 +42,7 @@ def test_short_texts_and_images_are_shown_as_they_are(document: Json, shown: Any
         {"content": "a,b\n1,2", "mime_type": "text/csv"},
         {"content": "x" * (SHORT_CHARS + 1)},
         {"content": [TEXT], "mime_type": "application/json"},
+        {"content": {"file_id": "file_1"}},
     ],
 )
 def test_everything_else_is_read(document: Json) -> None:
@@ -64,9 +65,10 @@ def test_each_document_has_a_name_of_its_own() -> None:
         {"content": {"uri": "data:text/plain,x"}, "document_id": "mine"},
         {"content": {"uri": "data:text/plain,x"}, "document_id": "mine"},
         {"content": {"uri": "https://[bad"}},
+        {"content": {"file_id": "file_1"}},
     ]
     names = [name for name, _ in to_read(documents)]
-    assert names == ["report.pdf", "report.pdf (2)", "document-3", "mine", "mine (2)", "document-6"]
+    assert names == ["report.pdf", "report.pdf (2)", "document-3", "mine", "mine (2)", "document-6", "file_1"]
 
 
 def test_what_a_session_keeps_are_the_last_documents_of_each_name() -> None:

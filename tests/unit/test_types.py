@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from shared.types.agents import AgentConfig
 from shared.types.base import Wire
 from shared.types.content import Image
+from shared.types.memory import MemoryDocument
 from shared.types.sampling import SamplingParams
 from shared.types.turns import CreateTurn, ResumeTurn, Turn
 
@@ -44,6 +45,31 @@ class Sample(Wire):
     needed: int
     chosen: int = 7
     anything: dict[str, Any] | None = None
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({"file_id": "file_0a"}, None),
+        ({"file_id": "file_"}, "file_id"),
+        ({"file_id": "../file_0a"}, "file_id"),
+        ({"file_id": 7}, "file_id"),
+        ({"type": "text", "file_id": "file_0a"}, "text"),
+    ],
+)
+def test_a_document_may_be_a_file_by_its_id(content: Any, names: str | None) -> None:
+    sent = {"document_id": "d", "content": content}
+    if names is None:
+        assert MemoryDocument.model_validate(sent).model_dump()["content"] == content
+        return
+    with pytest.raises(ValidationError) as refused:
+        MemoryDocument.model_validate(sent)
+    assert names in refused.value.errors()[0]["loc"]
+
+
+def test_a_message_is_no_file() -> None:
+    with pytest.raises(ValidationError, match="should be a text"):
+        CreateTurn.model_validate({"messages": [{"role": "user", "content": {"file_id": "file_0a"}, "x": []}]})
 
 
 def test_null_counts_as_absent_and_unknown_keys_are_ignored() -> None:

@@ -20,7 +20,7 @@ from shared.ids import SessionRef
 from worker.interrupts import Interrupts
 from worker.journal import TurnWriter
 from worker.memory.embedding import Embedder
-from worker.memory.preparing import Failure, ReadContent, prepared
+from worker.memory.preparing import Failure, ReadOfTenant, prepared
 from worker.memory.service import FindBank
 from worker.memory.session_banks import SessionBanks
 from worker.observer import Observer
@@ -42,7 +42,7 @@ class Inserter:
         find: FindBank,
         sessions: SessionBanks,
         embedder: Embedder,
-        read: ReadContent,
+        read: ReadOfTenant,
         observer: Observer | None = None,
     ) -> None:
         self._find = find
@@ -64,7 +64,7 @@ class Inserter:
             interrupts.boundary()
             batch, begun = _next_batch(documents, step.progress["done"]), time.monotonic()
             with interrupts.open():
-                outcomes = self._prepared(bank, batch, job.get("expires_at"))
+                outcomes = self._prepared(bank, batch, job.get("expires_at"), tenant=writer.ref.tenant)
                 stored = [outcome for outcome in outcomes if isinstance(outcome, Document)]
                 self._store(provider, bank, stored, tenant=writer.ref.tenant, number=number)
             failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
@@ -106,8 +106,11 @@ class Inserter:
         writer.settle()
         return number
 
-    def _prepared(self, bank: Bank, batch: Sequence[Json], expires_at: float | None) -> list[Document | Failure]:
-        one = partial(prepared, bank=bank, read=self._read, expires_at=expires_at)
+    def _prepared(
+        self, bank: Bank, batch: Sequence[Json], expires_at: float | None, *, tenant: str
+    ) -> list[Document | Failure]:
+        read = partial(self._read, tenant=tenant)
+        one = partial(prepared, bank=bank, read=read, expires_at=expires_at)
         pool = Pool(_READING)
         try:
             reads = [pool.spawn(copy_context().run, one, sent) for sent in batch]
@@ -140,12 +143,18 @@ class Inserter:
         ]
 
 
+def _size(document: Json) -> int:
+    """About how much text there is. What lies elsewhere may be much: a few of such are enough for a batch."""
+    content = document.get("content") or document.get("chunks")
+    return _BATCH_BYTES // _READING if isinstance(content, dict) else len(str(content))
+
+
 def _next_batch(documents: Sequence[Json], done: int) -> list[Json]:
     """The next documents: few enough to be stored, and told of, every second or so."""
     batch: list[Json] = []
     size = 0
     for document in documents[done : done + _BATCH]:
-        size += len(str(document.get("content") or document.get("chunks")))
+        size += _size(document)
         if batch and size > _BATCH_BYTES:
             break
         batch.append(document)

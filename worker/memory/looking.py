@@ -26,7 +26,7 @@ from worker.interrupts import CancelAsked, Interrupts
 from worker.memory.chunking import count_tokens, first_tokens
 from worker.memory.context import context_of, whole_documents
 from worker.memory.kept_documents import MARK, KeptDocuments
-from worker.memory.preparing import Failure, ReadContent
+from worker.memory.preparing import Failure, ReadOfTenant
 from worker.memory.query import MAX_CHUNKS, MAX_TOKENS_IN_CONTEXT
 from worker.memory.rag_tools import RagTools
 from worker.memory.retrieving import Retriever
@@ -64,7 +64,7 @@ class Looking:
 
     retriever: Retriever
     banks: SessionBanks
-    read: ReadContent | None
+    read: ReadOfTenant | None
     context_tokens: int
     sessions: SessionStore
     log: TurnLog
@@ -163,7 +163,7 @@ class _Look:
             return Failure(name, "reader_unavailable", problem)
         for pause in (*_PAUSES_S, None):
             try:
-                text = self._tools.read(document["content"], document.get("mime_type"))
+                text = self._tools.read(document["content"], document.get("mime_type"), tenant=self._ref.tenant)
             except UnreadableDocument as error:
                 if pause is None or not error.retryable:
                     return Failure(name, error.code, error.message)

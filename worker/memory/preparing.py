@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 from shared.events import Json
 from worker.documents.errors import UnreadableDocument
@@ -12,6 +12,13 @@ from worker.providers.memory import Bank, BankKind, Chunk, Document, Relation
 
 ReadContent = Callable[[object, str | None], str]
 """The text of a document's content, of a mime type (None: not said). Raises UnreadableDocument."""
+
+
+class ReadOfTenant(Protocol):
+    """As `ReadContent`, for any tenant."""
+
+    def __call__(self, content: object, mime_type: str | None, *, tenant: str) -> str:
+        """The text. Raises UnreadableDocument."""
 
 
 @dataclass(frozen=True, slots=True)

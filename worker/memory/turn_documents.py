@@ -1,6 +1,6 @@
 """Which documents of a turn its model reads as they are, which have to be read first, and which a session keeps. Pure.
 
-Short texts and images go to the model as they came. Everything else (addresses, what is no plain text, long texts) is
+Short texts and images go to the model as they came. Everything else (addresses, files, what is no plain text, long texts) is
 read within the turn's `memory_retrieval` step. Texts that are too long for the context are put into a bank of the
 session, and what is found there is shown, in this turn and in later ones.
 """
@@ -112,7 +112,9 @@ def _names(documents: Sequence[Json]) -> list[str]:
 
 
 def _file_name(content: Any) -> str:
-    """What a browser would save it as; empty where the address says nothing."""
+    """A file's id, or what a browser would save an address as; empty where that says nothing."""
+    if isinstance(content, dict) and "file_id" in content:
+        return str(content["file_id"])
     uri = content.get("uri") if isinstance(content, dict) else content
     if not isinstance(uri, str) or not uri.lower().lstrip().startswith("http") or not is_address(uri):
         return ""

@@ -40,13 +40,24 @@ class ToolGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolFile:
+    """A file that a call gave. The name is the tool's own words, or empty."""
+
+    data: bytes = field(repr=False)
+    mime_type: str
+    filename: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:
     """What a call gave. `content` is a string or a list of Llama Stack content items; `error` marks one that the
-    tool itself refused or failed, which goes to the model like any other result."""
+    tool itself refused or failed, which goes to the model like any other result. `files` are what no model reads;
+    images in the content need not be there a second time."""
 
     content: str | list[Json]
     error: bool = False
     metadata: Json = field(default_factory=dict)
+    files: tuple[ToolFile, ...] = ()
 
 
 class ToolProvider(ABC):

@@ -61,6 +61,12 @@ class ToolFaults:
             text = text.replace(secret, "***")
         return text
 
+    def clean_bytes(self, data: bytes) -> bytes:
+        """As `clean`, of a file."""
+        for secret in self._secrets:
+            data = data.replace(secret.encode(), b"***")
+        return data
+
     def said(self, text: str) -> str:
         """A sentence with a short piece of what a server said, or nothing where it said nothing."""
         excerpt = self._faults.excerpt(text)

@@ -13,12 +13,14 @@ import httpx
 import orjson
 
 from shared.errors import ProviderError
+from shared.files import OCTETS
 from worker.providers.connections import Connections
 from worker.providers.openai_faults import RETRYABLE_STATUS
 from worker.providers.retry import parse_retry_after
-from worker.providers.tools import Json, Tool, ToolGroup, ToolProvider, ToolResult
+from worker.providers.tools import Json, Tool, ToolFile, ToolGroup, ToolProvider, ToolResult
 from worker.providers.tools_config import credentials, hidden, plain, sent_headers
 from worker.providers.tools_faults import UNREACHABLE, ToolFaults
+from worker.providers.tools_http_body import filename, is_text
 from worker.providers.tools_http_config import HttpTool, HttpToolsConfig
 from worker.providers.tools_schema import without_fixed
 from worker.providers.tools_text import cut_mark, shortened
@@ -121,6 +123,8 @@ class HttpTools(ToolProvider):
         status = response.status
         good = 200 <= status < 300
         data, was_cut = _read(response, self._limit if good else MAX_ERROR_BYTES, left_s)
+        if good and data and not is_text(headers):
+            return self._file(headers, data, status, was_cut=was_cut)
         if good:
             text = self._faults.clean(self._text(tool, headers, data, was_cut=was_cut))
             if not was_cut:
@@ -130,6 +134,18 @@ class HttpTools(ToolProvider):
         if 400 <= status < 500 and status not in _SERVER_STATUS:
             return self._refused(tool, status, said)
         raise self._failed(tool, status, headers, said)
+
+    def _file(self, headers: dict[str, str], data: bytes, status: int, *, was_cut: bool) -> ToolResult:
+        """An answer that no model reads."""
+        kind = headers["content-type"].partition(";")[0].strip().lower()
+        if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+            kind = OCTETS  # packed as it is
+        if was_cut:
+            said = f"[left out: {kind} that makes the tool's result longer than {self._limit // 1024} KB]"
+            return ToolResult(content=said, metadata={"status": status, "truncated": True})
+        name = self._faults.clean(filename(headers))
+        file = ToolFile(data=self._faults.clean_bytes(data), mime_type=kind, filename=name)
+        return ToolResult(content="", metadata={"status": status}, files=(file,))
 
     def _text(self, tool: HttpTool, headers: dict[str, str], data: bytes, *, was_cut: bool) -> str:
         """The body as text; it has to be what its own headers say."""
@@ -200,7 +216,7 @@ class _Call:
     def __init__(self, tool: HttpTool, arguments: Json, idempotency_key: str) -> None:
         self._ends = time.monotonic() + tool.timeout_s
         headers = {
-            "accept": "application/json, text/*;q=0.9",
+            "accept": "application/json, text/*;q=0.9, */*;q=0.5",
             "accept-encoding": "identity",
             "user-agent": "turnstone",
             **sent_headers(tool.headers),

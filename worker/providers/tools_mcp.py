@@ -1,5 +1,6 @@
 """`remote::mcp`: the tools of MCP servers, over streamable HTTP."""
 
+from base64 import b64decode
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from shared.errors import ProviderError
 from worker.providers.retry import parse_retry_after
-from worker.providers.tools import Json, Replay, Tool, ToolGroup, ToolProvider, ToolResult
+from worker.providers.tools import Json, Replay, Tool, ToolFile, ToolGroup, ToolProvider, ToolResult
 from worker.providers.tools_config import credentials, hidden, plain, sent_headers
 from worker.providers.tools_faults import UNREACHABLE, ToolFaults
 from worker.providers.tools_mcp_bridge import McpBridge
@@ -92,7 +93,12 @@ class McpTools(ToolProvider):
                 content = "The tool ran, and its result is too large to be read. Ask it for less."
                 return ToolResult(content=content, error=True, metadata={"truncated": True})
             raise self._error(failed.fault, served, tool.name) from None
-        return ToolResult(content=self._clean(result["content"]), error=result["error"], metadata=result["metadata"])
+        return ToolResult(
+            content=self._clean(result["content"]),
+            error=result["error"],
+            metadata=result["metadata"],
+            files=tuple(self._file(file) for file in result.get("files", ())),
+        )
 
     def close(self) -> None:
         self._bridge.close()
@@ -147,6 +153,10 @@ class McpTools(ToolProvider):
         return [
             {**item, "text": self._faults.clean(item["text"])} if item["type"] == "text" else item for item in content
         ]
+
+    def _file(self, file: Json) -> ToolFile:
+        data = self._faults.clean_bytes(b64decode(file["data"]))
+        return ToolFile(data=data, mime_type=file["mime_type"], filename=self._faults.clean(file["filename"] or ""))
 
     def _refused(self, problem: str) -> ProviderError:
         return self._faults.error("toolgroup_refused", problem)

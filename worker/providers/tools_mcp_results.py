@@ -1,7 +1,10 @@
 """MCP's tools and results in the words of Turnstone, bounded. For the MCP process."""
 
 import re
+from base64 import b64decode
 from collections.abc import Iterable
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 import mcp_types as types
 import orjson
@@ -38,7 +41,10 @@ def tool_json(tool: types.Tool) -> Json:
 
 
 def result_json(result: types.CallToolResult, limit: int) -> Json:
-    """A result as `{content, error, metadata}`, its content items together at most `limit` bytes."""
+    """A result as `{content, files, error, metadata}`: content items and files together at most `limit` bytes.
+
+    Files are `{data, mime_type, filename}`, their data in base64.
+    """
     items: list[Json] = []
     left = limit
     truncated = False
@@ -51,9 +57,10 @@ def result_json(result: types.CallToolResult, limit: int) -> Json:
             break
         left -= size
         items.append(item)
-    content: str | list[Json] = items or ""
+    content = [item for item in items if item["type"] != "file"]
+    files = [item["file"] for item in items if item["type"] == "file"]
     metadata = {"truncated": True} if truncated else {}
-    return {"content": content, "error": result.is_error, "metadata": metadata}
+    return {"content": content or "", "files": files, "error": result.is_error, "metadata": metadata}
 
 
 def _items(result: types.CallToolResult) -> Iterable[Json]:
@@ -77,23 +84,34 @@ def _item(block: types.ContentBlock) -> Json:
             resource = block.resource
             if isinstance(resource, types.TextResourceContents):
                 return _text(resource.text)
-            return _text(f"[left out: {resource.mime_type or 'binary data'} of {resource.uri}]")
+            name = PurePosixPath(urlsplit(str(resource.uri)).path).name
+            return _file(resource.blob, resource.mime_type, name or None)
         case types.AudioContent():
-            return _text(f"[left out: {block.mime_type}]")
+            return _file(block.data, block.mime_type, None)
 
 
 def _text(text: str) -> Json:
     return {"type": "text", "text": text}
 
 
+def _file(data: str, mime_type: str | None, filename: str | None) -> Json:
+    kind = mime_type or "application/octet-stream"
+    try:
+        b64decode(data, validate=True)
+    except ValueError:
+        return _text(f"[left out: {kind} that is not the base64 that it should be]")
+    return {"type": "file", "file": {"data": data, "mime_type": kind, "filename": filename}}
+
+
 def _size(item: Json) -> int:
     if item["type"] == "text":
         return len(item["text"].encode("utf-8", "replace"))
-    return len(item["image"]["url"]["uri"])
+    return len(item["file"]["data"] if item["type"] == "file" else item["image"]["url"]["uri"])
 
 
 def _cut_item(item: Json, left: int, limit: int) -> Json:
     if item["type"] == "text":
         raw = item["text"].encode("utf-8", "replace")[:left]
         return _text(raw.decode("utf-8", "ignore") + cut_mark(limit))
-    return _text(f"[left out: an image that makes the tool's result longer than {limit // 1024} KB]")
+    what = item["file"]["mime_type"] if item["type"] == "file" else "an image"
+    return _text(f"[left out: {what} that makes the tool's result longer than {limit // 1024} KB]")

@@ -176,3 +176,29 @@ local function end_turn(keys, turn, turn_id, member, status, at, now)
   redis.call('ZADD', keys.ended, int(now), member)
   return leave(keys, turn_id, member, status, turn.counted, now)
 end
+
+-- Keys of a tenant's files: 1 expiry (every file, also one that is being written, by when it is over)  2 rows  3 sizes
+-- (and their 'total')  4 to 7 indexes by creation: of all files, then of each purpose  8 a file's bytes
+local FILE_INDEXES = {4, 5, 6, 7}
+
+-- A key lives at least as long as what it says.
+local function outlive(key, ttl_us)
+  local ms = math.ceil(ttl_us / 1000)
+  if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
+end
+
+-- Takes a file out of everything but its bytes.
+local function drop_file(id)
+  redis.call('ZREM', KEYS[1], id)
+  redis.call('HDEL', KEYS[2], id)
+  redis.call('HINCRBY', KEYS[3], 'total', -(tonumber(redis.call('HGET', KEYS[3], id)) or 0))
+  redis.call('HDEL', KEYS[3], id)
+  for _, index in ipairs(FILE_INDEXES) do redis.call('ZREM', KEYS[index], id) end
+end
+
+-- Drops files that are over; their bytes expire by themselves. False where there are more than one script should do.
+local function sweep_files(now)
+  local over = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(now), 'LIMIT', 0, 1000)
+  for _, id in ipairs(over) do drop_file(id) end
+  return #over < 1000
+end
