@@ -87,8 +87,8 @@ def test_a_mistake_in_the_rules_is_named(config: Json, expected: str) -> None:
 def test_an_unknown_provider_type_lists_the_known_ones() -> None:
     assert refusal({}, "remote::openay") == (
         "the default config: providers.inference[0].provider_type: there is no inference provider type "
-        "'remote::openay'; did you mean remote::openai? known: inline::scripted, remote::ollama, remote::openai, "
-        "remote::tgi, remote::vllm, or one of your own as package.module:Class."
+        "'remote::openay'; did you mean remote::openai? known: inline::scripted, inline::wordllama, remote::ollama, "
+        "remote::openai, remote::tgi, remote::vllm, or one of your own as package.module:Class."
     )
 
 

@@ -6,17 +6,16 @@ or `code` and `message` of what went wrong; `fault`, the type of an error that n
 wants to be replaced. It ends with its input, with its parent, and when a document takes too long.
 """
 
-import ctypes
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 import warnings
 from contextlib import suppress
 from typing import IO, Any
 
+from worker.confined import confine
 from worker.documents.errors import UnreadableDocument
 from worker.documents.limits import ReadingLimits
 from worker.documents.reading import load_libraries, read_text
@@ -25,8 +24,6 @@ Json = dict[str, Any]
 
 # The parent ends it in time; this is for a parent that is not there any more, or does not get to it.
 GRACE_S = 5.0
-_NICENESS = 5  # turns come first
-_PR_SET_PDEATHSIG = 1
 
 
 class Server:
@@ -72,24 +69,6 @@ class Server:
         self._output.flush()
 
 
-def confine(limits: ReadingLimits, *, parent: int) -> None:
-    """Give up what reading a document does not need. Only Linux has all of it."""
-    # The parent's signals reach its whole process group; this process ends with its input.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_AS, (limits.max_memory_bytes, limits.max_memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(_NICENESS)
-    if sys.platform == "linux":
-        # With the parent's main thread, in which gevent starts processes. It may have ended before.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(0)
-        with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-            score.write("1000")  # a machine that is short of memory takes this one first
-
-
 def _too_large() -> Json:
     problem = "The document needs more memory than it may have while it is read. Split it."
     return {"code": "document_too_large", "message": problem}
@@ -108,7 +87,7 @@ def main() -> None:
     started = json.loads(sys.argv[1])
     limits = ReadingLimits(**started["limits"])
     load_libraries()
-    confine(limits, parent=started["parent"])
+    confine(max_memory_bytes=limits.max_memory_bytes, parent=started["parent"])
     # What libraries say may hold what the document says.
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")

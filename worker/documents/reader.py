@@ -13,8 +13,9 @@ from shared.errors import ConfigError
 from worker.documents.errors import UnreadableDocument
 from worker.documents.kinds import is_as_it_is
 from worker.documents.limits import ReadingLimits
-from worker.documents.reader_child import ChildGone, ChildTooSlow, Json, ReaderChild
+from worker.documents.reader_child import ReaderChild
 from worker.documents.reading import check_size, read_text
+from worker.piped_child import ChildGone, ChildTooSlow, Json
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class DocumentReader:
         for _ in range(2):
             child = self._taken()
             try:
-                answer, text = child.ask(body, mime_type=mime_type, name=name)
+                answer, text = child.read(body, mime_type=mime_type, name=name)
             except ChildGone as gone:
                 code = self._drop(child)
                 logger.warning("the document reader %s ended with %s", child.pid, code)

@@ -1,117 +1,20 @@
 """One process that reads documents, as its parent sees it."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import Any
-
-import gevent
-from gevent import subprocess as gsubprocess
 
 from worker.documents.limits import ReadingLimits
-
-Json = dict[str, Any]
-
-# An interpreter on a machine that has much else to do; and a document that goes through a pipe there.
-START_S = 60.0
-FAREWELL_S = 3.0
-# A parser that runs somebody else's program should not find the worker's keys.
-_ENVIRONMENT = frozenset(
-    {"DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR"}
-)
+from worker.piped_child import Json, PipedChild
 
 
-class ChildGone(Exception):
-    """The child has ended, or does not get to its work. `begun`: it had begun to read the document."""
-
-    def __init__(self, *, begun: bool) -> None:
-        super().__init__()
-        self.begun = begun
-
-
-class ChildTooSlow(Exception):
-    """The child did not answer in time."""
-
-
-class ReaderChild:
-    """For one greenlet at a time. After any error of `ask` it can only be killed."""
+class ReaderChild(PipedChild):
+    """A parser that runs somebody else's program should find nothing of the worker's."""
 
     def __init__(self, limits: ReadingLimits) -> None:
+        super().__init__("worker.documents.child", {"limits": asdict(limits)})
         self._limits = limits
-        started = {"limits": asdict(limits), "parent": os.getpid()}
-        self._process = gsubprocess.Popen(
-            [sys.executable, "-m", "worker.documents.child", json.dumps(started)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={name: value for name, value in os.environ.items() if name in _ENVIRONMENT},
-        )
-        self.pid: int = self._process.pid
-        self._is_ready = False
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether it is known to have ended."""
-        return self._process.poll() is not None
-
-    def ask(self, body: bytes, *, mime_type: str | None, name: str | None) -> tuple[Json, str]:
+    def read(self, body: bytes, *, mime_type: str | None, name: str | None) -> tuple[Json, str]:
         """The answer and the text. Raises ChildGone and ChildTooSlow."""
-        with _at_most(START_S, ChildGone(begun=False)):
-            if not self._is_ready:
-                self._expect(b"ready\n")
-                self._is_ready = True
-            self._send({"size": len(body), "mime_type": mime_type, "name": name}, body)
-            self._expect(b"begun\n")
-        with _at_most(self._limits.timeout_s, ChildTooSlow()):
-            try:
-                answer: Json = json.loads(self._process.stdout.readline())
-                text = self._process.stdout.read(answer.get("size", 0))
-            except ValueError:
-                raise ChildGone(begun=True) from None
-        if len(text) < answer.get("size", 0):
-            raise ChildGone(begun=True)
+        request = {"mime_type": mime_type, "name": name}
+        answer, text = self.ask(request, body, timeout_s=self._limits.timeout_s)
         return answer, text.decode()
-
-    def kill(self) -> None:
-        """Now. What it is asked for is answered with ChildGone."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
-
-    def end(self, *, now: bool = False) -> int | None:
-        """At once, or with its input, but soon. What it ended with; None if it does not."""
-        if now:
-            self.kill()
-            self._process.wait(timeout=FAREWELL_S)
-        with suppress(OSError):
-            self._process.stdin.close()
-        if self._process.wait(timeout=FAREWELL_S) is None:
-            self.kill()
-        self._process.stdout.close()
-        code: int | None = self._process.wait(timeout=FAREWELL_S)
-        return code
-
-    def _send(self, request: Json, body: bytes) -> None:
-        try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.write(body)
-            self._process.stdin.flush()
-        except OSError:
-            raise ChildGone(begun=False) from None
-
-    def _expect(self, line: bytes) -> None:
-        if self._process.stdout.readline() != line:
-            raise ChildGone(begun=False)
-
-
-@contextmanager
-def _at_most(seconds: float, otherwise: Exception) -> Iterator[None]:
-    with gevent.Timeout(seconds) as timer:
-        try:
-            yield
-        except gevent.Timeout as fired:
-            if fired is not timer:
-                raise
-            raise otherwise from None

@@ -1,8 +1,8 @@
 """Which documents of a turn its model reads as they are, which have to be read first, and which a session keeps. Pure.
 
-Short texts and images go to the model as they came. Everything else (addresses, files, what is no plain text, long texts) is
-read within the turn's `memory_retrieval` step. Texts that are too long for the context are put into a bank of the
-session, and what is found there is shown, in this turn and in later ones.
+Short texts and images go to the model as they came. Everything else (addresses, files, what is no plain text, long
+texts) is read within the turn's `memory_retrieval` step. Texts that are too long for the context are put into a bank of
+the session, and what is found there is shown, in this turn and in later ones.
 """
 
 import re

@@ -31,6 +31,7 @@ from worker.providers.tools_mcp import McpTools
 from worker.providers.tools_mcp_bridge import McpBridge
 from worker.providers.tools_mcp_config import McpConfig
 from worker.providers.vllm import VLLMConfig, VLLMInference
+from worker.providers.wordllama import WordllamaConfig, WordllamaInference
 
 P = TypeVar("P")
 
@@ -54,6 +55,7 @@ INFERENCE_TYPES: dict[str, ProviderType[InferenceProvider]] = {
     "remote::tgi": ProviderType(config=TGIConfig, make=TGIInference),
     "remote::ollama": ProviderType(config=OllamaConfig, make=OllamaInference),
     "inline::scripted": ProviderType(config=ScriptedConfig, make=ScriptedInference),
+    "inline::wordllama": ProviderType(config=WordllamaConfig, make=WordllamaInference),
 }
 
 

@@ -87,7 +87,8 @@ class Search:
 class Found:
     """A chunk that was found. `position` is its place in the document, from 0; a higher score is a better one.
 
-    Scores by mode: cosine similarity; BM25; reciprocal rank fusion; 1 for a key; 1 / (1 + distance) in a graph.
+    Scores by mode: cosine similarity; BM25; both together, 0 or more (`memory_base.fused`); 1 for a key;
+    1 / (1 + distance) in a graph.
     """
 
     document_id: str

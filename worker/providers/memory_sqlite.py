@@ -142,7 +142,7 @@ class SqliteMemory(SearchedMemory):
         )
 
     def _by_words(self, bank: Bank, search: Search, limit: int) -> list[Found]:
-        words = list(dict.fromkeys(_WORD.findall(search.text)))[:_MOST_WORDS]
+        words = list(dict.fromkeys(_WORD.findall(search.text.lower())))[:_MOST_WORDS]
         if not words:
             return []
         return self._best(
