@@ -1,4 +1,4 @@
-"""The example's memory provider: several processes on one folder, who is killed there, and what may be wrong with it."""
+"""The example's memory provider: several processes on one folder, kills, and what may be wrong with the folder."""
 
 import fcntl
 import os
@@ -32,7 +32,8 @@ WRITER = textwrap.dedent("""
     for batch in range(batches):
         writer = provider.begin(bank)
         chunks = [Chunk(content=f"{name} words", token_count=2)]
-        provider.put(bank, [Document(document_id=f"{name}-{batch}-{n}", chunks=chunks) for n in range(20)], writer=writer)
+        documents = [Document(document_id=f"{name}-{batch}-{n}", chunks=chunks) for n in range(20)]
+        provider.put(bank, documents, writer=writer)
         print(writer, flush=True)
 """)
 
