@@ -29,6 +29,8 @@ WRITER = textwrap.dedent("""
     path, name, batches = sys.argv[1], sys.argv[2], int(sys.argv[3])
     provider = NotesMemory(provider_id="it", config=NotesConfig(path=path))
     bank = provider.register_memory_bank(Bank(identifier="b", resource_id="b", kind=BankKind.KEYWORD))
+    print("ready", flush=True)
+    sys.stdin.readline()
     for batch in range(batches):
         writer = provider.begin(bank)
         chunks = [Chunk(content=f"{name} words", token_count=2)]
@@ -54,13 +56,25 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
 
 def writing(folder: Path, name: str, batches: int) -> "subprocess.Popen[str]":
-    """A process that puts batches, each as a writer of its own, whose number it prints once that is stored."""
-    return subprocess.Popen(
+    """A process that, once it is told to, puts batches, each as a writer of its own, whose number it prints once that
+    is stored."""
+    process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(folder / "notes"), name, str(batches)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{EXAMPLE}"},
     )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def begin(*writers: "subprocess.Popen[str]") -> None:
+    """Tell them all, one right after the other: they write at the same time."""
+    for process in writers:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
 
 
 def put(provider: MemoryProvider, name: str) -> None:
@@ -77,6 +91,7 @@ def test_two_processes_put_into_one_bank_while_a_third_searches_it(make: Make, t
     provider.register_memory_bank(BANK)
 
     with writing(tmp_path, "one", 15) as one, writing(tmp_path, "two", 15) as two:
+        begin(one, two)
         while one.poll() is None or two.poll() is None:
             assert stored(provider) % A_BATCH == 0, "batches are there whole or not at all"
         writers = [int(line) for process in (one, two) for line in process.stdout or ()]
@@ -91,6 +106,7 @@ def test_who_is_killed_leaves_whole_batches_and_no_lock(make: Make, tmp_path: Pa
     for turn in range(6):
         with writing(tmp_path, f"w{turn}", 1000) as process:
             assert process.stdout is not None
+            begin(process)
             told += [int(process.stdout.readline()) for _ in range(turn + 2)]
             process.send_signal(signal.SIGKILL)
 
