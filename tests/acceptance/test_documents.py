@@ -13,14 +13,7 @@ import yaml
 from stack import Stack
 
 from shared.runconfig import load
-from worker.providers.instances import (
-    INFERENCE_TYPES,
-    MEMORY_TYPES,
-    build_inference,
-    build_memory,
-    build_safety,
-    build_tools,
-)
+from worker.providers.instances import build_inference, build_memory, build_safety, build_tools
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_URL = "http://127.0.0.1:8321"
@@ -121,12 +114,6 @@ def test_the_configs_of_the_providers_page_are_valid(tmp_path: Path, api: str) -
     assert list(built) == [instance["provider_id"] for instance in yaml.safe_load(file.read_text())["providers"][api]]
     for provider in built.values():
         provider.close()
-
-
-def test_the_providers_page_says_of_every_type_what_it_was_run_against() -> None:
-    table = (ROOT / "docs/providers.md").read_text().partition("## Inference")[0]
-    types = {*INFERENCE_TYPES, *MEMORY_TYPES, "inline::denylist", "inline::llama-guard", "remote::openai-moderation"}
-    assert [kind for kind in {*types, "remote::http", "remote::mcp"} if f"| `{kind}` |" not in table] == []
 
 
 @pytest.mark.parametrize(

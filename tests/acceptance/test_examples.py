@@ -1,5 +1,6 @@
 """The examples, as their README says to start them, against a real stack."""
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from stack import DEADLINE_S, Json, Stack, answered, running, seqs, sse_frames
 from stack_process import free_port
+from test_documents import DEFAULT_URL, block
 from waiting import wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -26,9 +28,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     own = yaml.safe_load((EXAMPLES / "own_provider/turnstone.yaml").read_text())
     config = yaml.safe_load((EXAMPLES / "turnstone.yaml").read_text())
     config["providers"]["inference"] += own["providers"]["inference"]
+    folder = tmp_path_factory.mktemp("examples")
+    own["providers"]["memory"][0]["config"]["path"] = str(folder / "notes")
+    config["providers"]["memory"] = own["providers"]["memory"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(EXAMPLES / "own_provider"))
-        with running(tmp_path_factory.mktemp("examples"), config) as stack:
+        with running(folder, config) as stack:
             yield stack
 
 
@@ -153,6 +158,41 @@ def test_a_provider_of_ones_own_is_listed_and_answers(stack: Stack) -> None:
     assert turn["output_message"]["content"] == "You can return everything within 30 days."
     assert providers["shop"]["provider_type"] == "my_company.faq:FaqInference"
     assert providers["shop"]["health"]["status"] == "OK"
+
+
+def test_the_readmes_commands_put_a_note_and_find_it(stack: Stack) -> None:
+    script = block("examples/README.md", "bash", "memory/insert").replace(DEFAULT_URL, stack.url)
+
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=DEADLINE_S)
+
+    assert done.returncode == 0, done.stderr
+    bank, job, found = map(json.loads, done.stdout.splitlines())
+    assert (bank["provider_id"], job["status"]) == ("notes", "completed")
+    assert [chunk["document_id"] for chunk in found["chunks"]] == ["return"]
+
+
+def test_a_memory_provider_of_ones_own_keeps_documents_and_filters_them(stack: Stack) -> None:
+    documents = [
+        {
+            "document_id": "return",
+            "content": "You can return everything within 30 days.",
+            "metadata": {"topic": "shop"},
+        },
+        {"document_id": "leave", "content": "Everybody has thirty days of paid leave.", "metadata": {"topic": "hr"}},
+    ]
+    with stack.http() as http:
+        bank = answered(http.post("/memory-banks", json={"memory_bank_id": "shelf", "type": "keyword"}))
+        accepted = http.post("/memory/insert", json={"bank_id": "shelf", "documents": documents})
+        job = answered(http.get(f"/jobs/{accepted.json()['job_id']}", params={"wait": DEADLINE_S}))
+        query = {"bank_id": "shelf", "query": "days", "params": {"filters": {"topic": "shop"}}}
+        found = answered(http.post("/memory/query", json=query))
+        providers = {p["provider_id"]: p for p in answered(http.get("/providers"))["data"]}
+
+    assert bank["provider_id"] == "notes"
+    assert (job["status"], job["done"], job["failed"]) == ("completed", 2, 0)
+    assert [chunk["document_id"] for chunk in found["chunks"]] == ["return"]
+    assert providers["notes"]["provider_type"] == "my_company.notes:NotesMemory"
+    assert providers["notes"]["health"]["status"] == "OK"
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,15 @@
-"""What inserting and retrieving may rely on from every memory provider."""
+"""What inserting and retrieving may rely on from every memory provider.
 
-from collections.abc import Callable, Iterator
+A provider of your own is tested too where TURNSTONE_TEST_MEMORY_TYPE names it, by its import path or type, with
+TURNSTONE_TEST_MEMORY_CONFIG, a JSON object, as its `config`. In there `{folder}` stands for an empty folder and
+`{name}` for a name, both new for each test: a test begins with an empty store.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +20,47 @@ from shared.runconfig import ProviderInstance, Providers, RunConfig
 from worker.providers.instances import build_memory
 from worker.providers.memory import Bank, BankKind, Chunk, Document, Found, MemoryProvider, Search
 
-Make = Callable[[Path], MemoryProvider]
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_provider"
+YOURS = os.environ.get("TURNSTONE_TEST_MEMORY_TYPE", "")
 
 
-def sqlite(folder: Path) -> MemoryProvider:
-    config = {"path": str(folder / "sub" / "memory.sqlite3")}
-    instance = ProviderInstance(provider_id="it", provider_type="inline::sqlite", config=config)
-    return build_memory(RunConfig(providers=Providers(memory=(instance,))))["it"]
+def built(provider_type: str, config: dict[str, Any], *, provider_id: str = "it") -> MemoryProvider:
+    instance = ProviderInstance(provider_id=provider_id, provider_type=provider_type, config=config)
+    return build_memory(RunConfig(providers=Providers(memory=(instance,))))[provider_id]
 
 
-@pytest.fixture(params=[sqlite])
-def provider(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryProvider]:
-    provider: MemoryProvider = request.param(tmp_path)
-    yield provider
-    provider.close()
+def built_yours(folder: Path) -> MemoryProvider:
+    config = os.environ.get("TURNSTONE_TEST_MEMORY_CONFIG", "{}")
+    config = config.replace("{folder}", str(folder)).replace("{name}", f"t{secrets.token_hex(6)}")
+    return built(YOURS, json.loads(config), provider_id="yours")
+
+
+@pytest.fixture(params=["sqlite", "example", *(["yours"] if YOURS else [])])
+def provider(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MemoryProvider]:
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            provider = built("inline::sqlite", {"path": str(tmp_path / "sub" / "memory.sqlite3")})
+        elif request.param == "example":
+            monkeypatch.syspath_prepend(EXAMPLE)
+            provider = built("my_company.notes:NotesMemory", {"path": str(tmp_path / "sub" / "notes")})
+        else:
+            provider = built_yours(tmp_path)
+        stack.callback(provider.close)
+        yield provider
 
 
 def bank_of(provider: MemoryProvider, kind: BankKind, name: str = "bank", **more: Any) -> Bank:
-    """A registered bank; a vector bank has two dimensions."""
+    """A registered bank; a vector bank has two dimensions. A provider of your own may refuse a kind."""
     vectors = {"embedding_model": "e", "embedding_dimension": 2} if kind is BankKind.VECTOR else {}
-    return provider.register_memory_bank(Bank(identifier=name, resource_id=name, kind=kind, **{**vectors, **more}))
+    bank = Bank(identifier=name, resource_id=name, kind=kind, **{**vectors, **more})
+    try:
+        return provider.register_memory_bank(bank)
+    except ProviderError as error:
+        if provider.provider_id == "yours" and error.code == "memory_bank_refused" and not more:
+            pytest.skip(f"no {kind} banks: {error.message}")
+        raise
 
 
 def document(name: str, *texts: str, vectors: Any = None, metadata: Any = None, **more: Any) -> Document:

@@ -35,10 +35,11 @@ def test_with_overlap_no_word_is_lost_and_pieces_move_on(text: str, size: int, o
     pieces = cut(text, size=size, overlap=min(overlap, size // 2))
     end = 0
     for piece in pieces:
-        start = text.find(piece, max(0, end - len(piece)))
-        assert start >= 0 and not text[end:start].strip(), "what lies between two pieces is white space"
-        assert start + len(piece) > end
-        end = start + len(piece)
+        # A piece may stand in several places: the last that leaves out nothing but white space is as good as its own.
+        starts = [at for at in range(len(text)) if text.startswith(piece, at) and not text[end:at].strip()]
+        assert starts, "what lies between two pieces is white space"
+        assert starts[-1] + len(piece) > end
+        end = starts[-1] + len(piece)
     assert not pieces or not text[end:].strip()
 
 

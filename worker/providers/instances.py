@@ -64,6 +64,25 @@ MEMORY_TYPES: dict[str, ProviderType[MemoryProvider]] = {
 }
 
 
+def safety_types(*, chat: Chat, serves: Serves) -> dict[str, ProviderType[SafetyProvider]]:
+    """As `build_safety` needs them."""
+    return {
+        "inline::denylist": ProviderType(config=DenylistConfig, make=DenylistSafety),
+        "inline::llama-guard": ProviderType(
+            config=LlamaGuardConfig, make=partial(LlamaGuardSafety, chat=chat, serves=serves)
+        ),
+        "remote::openai-moderation": ProviderType(config=ModerationConfig, make=ModerationSafety),
+    }
+
+
+def tool_types() -> dict[str, ProviderType[ToolProvider]]:
+    """Types whose instances of `remote::mcp` share one child process, which is started by the first that needs it."""
+    return {
+        "remote::http": ProviderType(config=HttpToolsConfig, make=HttpTools),
+        "remote::mcp": ProviderType(config=McpConfig, make=partial(McpTools, bridge=McpBridge())),
+    }
+
+
 def build_inference(config: RunConfig) -> dict[str, InferenceProvider]:
     """The inference providers by `provider_id`, in the config's order.
 
@@ -77,14 +96,7 @@ def build_safety(config: RunConfig, *, chat: Chat, serves: Serves) -> dict[str, 
 
     `chat` is how guard models are asked, routed by the model's name; `serves` says whether a model can be used now.
     """
-    types: dict[str, ProviderType[SafetyProvider]] = {
-        "inline::denylist": ProviderType(config=DenylistConfig, make=DenylistSafety),
-        "inline::llama-guard": ProviderType(
-            config=LlamaGuardConfig, make=partial(LlamaGuardSafety, chat=chat, serves=serves)
-        ),
-        "remote::openai-moderation": ProviderType(config=ModerationConfig, make=ModerationSafety),
-    }
-    return _build("safety", config, types, port=SafetyProvider)
+    return _build("safety", config, safety_types(chat=chat, serves=serves), port=SafetyProvider)
 
 
 def build_memory(config: RunConfig) -> dict[str, MemoryProvider]:
@@ -93,15 +105,8 @@ def build_memory(config: RunConfig) -> dict[str, MemoryProvider]:
 
 
 def build_tools(config: RunConfig) -> dict[str, ToolProvider]:
-    """The tool providers by `provider_id`, in the config's order; talks to nobody and raises as above.
-
-    All instances of `remote::mcp` share one child process, which is started by the first that needs it.
-    """
-    types: dict[str, ProviderType[ToolProvider]] = {
-        "remote::http": ProviderType(config=HttpToolsConfig, make=HttpTools),
-        "remote::mcp": ProviderType(config=McpConfig, make=partial(McpTools, bridge=McpBridge())),
-    }
-    built = _build("tool_runtime", config, types, port=ToolProvider)
+    """The tool providers by `provider_id`, in the config's order; talks to nobody and raises as above."""
+    built = _build("tool_runtime", config, tool_types(), port=ToolProvider)
     owners: dict[str, str] = {}
     for index, (provider_id, provider) in enumerate(built.items()):
         for group in provider.list_toolgroups():
