@@ -211,7 +211,7 @@ class Faults:
 
     def _link_fault(self, fault: Fault, command: str, *number: float, lasts: float) -> None:
         if (slot := self._chosen([*self.workers, *self.workers, *self.memory, *self.apis], fault)) is not None:
-            victim = _room(slot).worker_name if slot.kind == "worker" else "api"
+            victim = _room(slot).worker_name if slot.kind != "api" else "api"
             self._note(fault.kind, victim, lasts=lasts)
             self.proxy.tell(command, slot.link, *(int(n) if n == int(n) else n for n in number))
 
@@ -229,8 +229,7 @@ class Faults:
         return None
 
     def _serves(self, slot: Slot) -> bool:
-        room = _room(slot)
-        return self.rooms.is_known(room) if slot.kind == "worker" else is_healthy(room.port)
+        return serves(self.rooms, slot)
 
     def _replace(self, slot: Slot, pause_s: float) -> None:
         def start() -> None:
@@ -258,6 +257,14 @@ class Faults:
             ]
         except redis.RedisError:
             return []
+
+
+def serves(rooms: Rooms, slot: Slot) -> bool:
+    """Whether who is there takes work. A worker for insert jobs gives no sign of life but its heartbeat."""
+    room = _room(slot)
+    if slot.kind == "api":
+        return is_healthy(room.port)
+    return rooms.is_known(room) if slot.kind == "worker" else room.heartbeat() is not None
 
 
 def seen_owners(rooms: Rooms, turn_ids: Sequence[str]) -> list[list[object]]:

@@ -16,7 +16,7 @@ from stack_process import free_port
 from chaos.clients import PLAIN, REMEMBERING, SEARCHING, Clients, Visit, tool_config
 from chaos.collect import ASKED, BANKS, EFFECTS, collect
 from chaos.evidence import Evidence, Injected
-from chaos.faults import HERE, Faults, Slot, seen_owners, seen_writers, start_proxy
+from chaos.faults import HERE, Faults, Slot, seen_owners, seen_writers, serves, start_proxy
 from chaos.memory_clients import Inserts
 from chaos.memory_plans import PROVIDER, JobPlan, random_burst
 from chaos.mutants import api_launcher, launcher
@@ -33,8 +33,8 @@ ROOT = HERE.parent.parent
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """A run. `kinds` gives other numbers of faults than follow from `kills`; `silence_s` makes every provider silent
-    for so long in each turn; `quiet_s` bounds the wait for the last turns once faults and submits are over. The bank that
-    passes is made anew `renewals` times. `api_link_s` is how long each answer of the store takes to the APIs."""
+    for so long in each turn; `quiet_s` bounds the wait for the last turns once faults and submits are over. The bank
+    that passes is made anew `renewals` times. `api_link_s` is how long each answer of the store takes to the APIs."""
 
     seed: int
     turns: int = 500
@@ -113,12 +113,14 @@ class _Run:
         workers, memory = settings.workers, settings.memory_workers
         self.proxy, links = start_proxy(rooms, workers + memory + settings.apis)
         self.workers = [Slot("worker", link, 0, self._worker) for link in links[:workers]]
-        self.memory = [Slot("worker", link, 0, self._memory_worker) for link in links[workers : workers + memory]]
+        self.memory = [Slot("memory", link, 0, self._memory_worker) for link in links[workers : workers + memory]]
         self.apis = [Slot("api", link, free_port(), self._api) for link in links[workers + memory :]]
-        rooms.calls_worker()  # banks are registered and deleted by it; nothing is done to it
         for slot in (*self.workers, *self.memory, *self.apis):
             slot.room = slot.start(slot)
-        rooms.until_healthy()
+        for slot in (*self.workers, *self.memory, *self.apis):
+            rooms.until(lambda slot=slot: serves(rooms, slot), f"a {slot.kind} serves")  # type: ignore[misc]
+        # Banks are registered and deleted by it. Nothing is done to it, and it gives no sign of life.
+        rooms.calls_worker()
         for slot in self.apis if settings.api_link_s else ():
             self.proxy.tell("slow", slot.link, settings.api_link_s)
         ports = [slot.port for slot in self.apis]
@@ -232,7 +234,7 @@ class _Run:
     def _note_starts(self, started: set[str]) -> None:
         for slot in (*self.workers, *self.memory):
             room = slot.room
-            if room is not None and room.worker_name not in started and self._rooms.is_known(room):
+            if room is not None and room.worker_name not in started and serves(self._rooms, slot):
                 started.add(room.worker_name)
                 now, patience_s = time.time(), self._settings.lease_s + 2
                 started_now = Injected(kind=START_WORKER, victim=room.worker_name, at=now, until=now + patience_s)
