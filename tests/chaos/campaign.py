@@ -44,7 +44,8 @@ PROFILES = {
 def main() -> None:
     arguments = _arguments()
     settings = PROFILES.get(arguments.mutant or arguments.control or "", Settings(seed=1))
-    given = {"turns": arguments.turns, "jobs": arguments.jobs, "kills": arguments.kills, "duration_s": arguments.duration}
+    given = {"turns": arguments.turns, "jobs": arguments.jobs, "kills": arguments.kills}
+    given["duration_s"] = arguments.duration
     settings = replace(settings, mutant=arguments.mutant, **{k: v for k, v in given.items() if v is not None})
     results = []
     sys.stdout.write(f"{' | '.join(HEADS)}\n")

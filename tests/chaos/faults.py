@@ -260,11 +260,11 @@ class Faults:
 
 
 def serves(rooms: Rooms, slot: Slot) -> bool:
-    """Whether who is there takes work. A worker for insert jobs gives no sign of life but its heartbeat."""
+    """Whether who is there takes work. A worker for insert jobs gives no sign of life: its first child is its heartbeat."""
     room = _room(slot)
     if slot.kind == "api":
         return is_healthy(room.port)
-    return rooms.is_known(room) if slot.kind == "worker" else room.heartbeat() is not None
+    return rooms.is_known(room) if slot.kind == "worker" else bool(room.children())
 
 
 def seen_owners(rooms: Rooms, turn_ids: Sequence[str]) -> list[list[object]]:
@@ -282,14 +282,16 @@ def seen_owners(rooms: Rooms, turn_ids: Sequence[str]) -> list[list[object]]:
 
 
 def seen_writers(rooms: Rooms, job_ids: Sequence[str]) -> dict[str, int]:
-    """The place of each of these jobs among its bank's writers, as far as it is noted: the note goes with the job's end."""
+    """The place of each of these jobs among its bank's writers, where it is noted: the note goes with the job's end."""
     with rooms.store() as store:
         pipe = store.pipeline(transaction=False)
         for job_id in job_ids:
             pipe.xrevrange(f"{turn_key(job_id)}:private", count=1)
         rows = pipe.execute()
     notes = {job_id: row[0][1] for job_id, row in zip(job_ids, rows, strict=True) if row}
-    return {job_id: json.loads(note[b"p"])["writer"] for job_id, note in notes.items() if note[b"k"] == b"insert_writer"}
+    return {
+        job_id: json.loads(note[b"p"])["writer"] for job_id, note in notes.items() if note[b"k"] == b"insert_writer"
+    }
 
 
 def start_proxy(rooms: Rooms, links: int) -> tuple[Proxy, list[int]]:

@@ -38,7 +38,9 @@ def _bank_was_gone(job: Inserted, log: list[Entry], evidence: Evidence) -> bool:
     end = end_of(log)
     if end is None or end.type != "turn_failed" or payload_of(end)["error"]["code"] != _GONE:
         return False
-    created, ended = (seconds(payload_of(entry)[name]) for entry, name in ((log[0], "created_at"), (end, "completed_at")))
+    created, ended = (
+        seconds(payload_of(entry)[name]) for entry, name in ((log[0], "created_at"), (end, "completed_at"))
+    )
     return any(
         renewal.bank_id == job.bank_id
         and renewal.delete_asked - _SLACK_S <= ended

@@ -18,7 +18,7 @@ _INDEXES = {"words": ("words_{}_docsize", "id"), "vectors": ("vectors_{}_rowids"
 
 
 def chunks_in(path: Path) -> tuple[dict[str, list[Json]], list[str]]:
-    """The chunks of each bank, `{document_id, writer, position, content, metadata}`, and in words what else is there."""
+    """The chunks of each bank, as in `Evidence.banks`, and in words what else is there."""
     banks: dict[str, list[Json]] = {}
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
         file.row_factory = sqlite3.Row
@@ -40,7 +40,7 @@ def _strays(file: sqlite3.Connection) -> list[str]:
         (count,) = file.execute(query).fetchone()
         if count:
             found.append(f"{count} {what} of no {of}")
-    kinds = {number: kind for number, kind in file.execute("SELECT id, kind FROM banks")}
+    kinds: dict[int, str] = dict(file.execute("SELECT id, kind FROM banks").fetchall())
     tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     for number, kind in kinds.items():
         for what in ("words", "vectors") if kind == "vector" else ("words",):

@@ -19,8 +19,8 @@ QUERY = "the chronicle of the voyage"
 
 _CHUNK_TOKENS = 64
 _WORDS = 30
-"""In a paragraph, besides its name and what is asked for: 33 to 63 tokens fill more than half a chunk, and two paragraphs
-more than one."""
+"""In a paragraph, besides its name and what is asked for: 33 to 63 tokens fill more than half a chunk, and those of two
+paragraphs more than one."""
 _VOCABULARY = ("voyage", "storm", "sail", "harbor", "island", "anchor", "captain", "whale")
 _IDS = 30
 BATCH = 50
@@ -92,7 +92,5 @@ def _job(chance: random.Random, key: str, bank_id: str) -> JobPlan:
 def _document(chance: random.Random, document_id: str, write: str, *, big: bool) -> Planned:
     fails = chance.choice(list(UNREADABLE)) if chance.random() < (0.03 if big else 0.12) else None
     count = 0 if fails else 1 if big else chance.choice((1, 1, 2, 3))
-    chunks = [
-        " ".join([f"{write}p{number}", QUERY, *chance.choices(_VOCABULARY, k=_WORDS)]) for number in range(count)
-    ]
+    chunks = [" ".join([f"{write}p{number}", QUERY, *chance.choices(_VOCABULARY, k=_WORDS)]) for number in range(count)]
     return Planned(document_id=document_id, write=write, chunks=chunks, fails=fails)

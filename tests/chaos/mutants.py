@@ -168,7 +168,8 @@ def _worker(mutant: str) -> None:
 
     if mutant == "reap":
         Reaper.look = lambda _: None  # type: ignore[method-assign]
-    heartbeat.gsubprocess = _Children(heartbeat.gsubprocess.Popen, mutant)
+    if mutant in EDITS:
+        heartbeat.gsubprocess = _Children(heartbeat.gsubprocess.Popen, mutant)
     main()
 
 

@@ -12,7 +12,8 @@ from chaos.run import Result
 
 BEGIN, END = "<!-- campaign -->", "<!-- /campaign -->"
 _NAMED = (LOST, MISSING, DOUBLED, SECOND_END, NEVER_TWICE)
-HEADS = ("seed", "turns", "events", "insert jobs", "documents", "SIGKILLs: workers + heartbeats + API + store + memory workers", "stops", "drains", "stalls, cuts",
+HEADS = ("seed", "turns", "events", "insert jobs", "documents",
+         "SIGKILLs: workers + heartbeats + API + store + memory workers", "stops", "drains", "stalls, cuts",
          "replies lost", "hints dropped", "lost turns", "missing events", "doubled events", "second ends",
          "never tools twice", "other violations", "turns taken over", "jobs taken over", "outcomes unknown",
          "back after SIGKILL p50 / p99 / max, s", "seconds")  # fmt: skip

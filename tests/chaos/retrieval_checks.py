@@ -90,7 +90,7 @@ def _check_asked(turn: Accepted, log: list[Entry], context: str | None, asked: l
     """Models read what the step says. Requests of workers that lost the turn may have had what was never written."""
     wanted = sha256((context or "").encode()).hexdigest()
     if again := sum(one["earlier"] for one in asked):
-        findings.add(MEMORY, turn.turn_id, f"its model read in {again} earlier messages what memory had found for those")
+        findings.add(MEMORY, turn.turn_id, f"its model read what was found for earlier turns, in {again} messages")
     replies = sum(
         entry.type == "step_complete" and payload_of(entry)["step_type"] == "inference" for entry in log
     )  # fmt: skip

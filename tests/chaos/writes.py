@@ -1,8 +1,8 @@
 """Who wrote what into the banks, as far as clients' books and logs tell, and what may therefore be there.
 
-Of two jobs the one that began later wins. When a job began is known in two ways: its place among the bank's writers,
-where its note was seen or one of its documents lies in the bank; and the time between its step's start and its end. Where
-neither tells, both may have won. What a job had stored when it was canceled, or in hand, is known to a batch.
+Of two jobs the one that began later wins. When a job began is known in two ways: by its place among the bank's writers,
+where its note was seen or one of its documents lies in the bank; and by the times of its step's start and end. Where
+neither tells, both may have won. Of a job that was canceled, a batch behind its progress may be there or not.
 """
 
 from collections import defaultdict
