@@ -260,7 +260,7 @@ class Faults:
 
 
 def serves(rooms: Rooms, slot: Slot) -> bool:
-    """Whether who is there takes work. A worker for insert jobs gives no sign of life: its first child is its heartbeat."""
+    """Whether who is there takes work. One for insert jobs gives no sign of life: its first child is its heartbeat."""
     room = _room(slot)
     if slot.kind == "api":
         return is_healthy(room.port)
