@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from chaos.evidence import Accepted, Entry, Evidence, Injected, Json, Read
 from chaos.mutants import EDITS, edited
 from chaos.oracle import judge
 from chaos.run import Settings, run
-from chaos.schedule import KILL_API, KILL_HEARTBEAT, KILL_STORE, KILL_WORKER, schedule
+from chaos.schedule import KILL_API, KILL_HEARTBEAT, KILL_MEMORY, KILL_STORE, KILL_WORKER, schedule
 
 START = 1_700_000_000_000_000
 SECOND = 1_000_000
@@ -22,13 +23,18 @@ CALLS = {"call_a": "charge", "call_b": "look"}
 
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_doubled_or_reordered_while_everything_is_killed(tmp_path: Path) -> None:
-    result = run(Settings(seed=7, turns=60, kills=8, duration_s=18), tmp_path)
+    result = run(Settings(seed=7, turns=60, jobs=24, kills=8, duration_s=18), tmp_path)
 
     assert result.verdict.lines() == []
     assert len(result.evidence.accepted) == 60
     killed = [fault for fault in result.evidence.faults if fault.kind in KILLS]
     assert len(killed) == 8
-    assert result.verdict.findings.counts["recovered turns"] > 0
+    counts = result.verdict.findings.counts
+    assert counts["recovered turns"] > 0
+    assert len(result.evidence.jobs) == counts["jobs"] == 24
+    assert counts["completed jobs"] > 0
+    assert counts["citations"] > 0
+    assert sum(fault.kind == KILL_MEMORY for fault in result.evidence.faults) > 0
 
 
 def test_a_schedule_follows_from_its_seed_and_has_as_many_kills_as_asked_for() -> None:
@@ -140,6 +146,11 @@ def good() -> Evidence:
     evidence.sessions["sess_07_cccc"] = [TURN, LATER]
     evidence.owners = [[TURN, FIRST, "vm:1"], [TURN, TAKER, "vm:2"], [LATER, NEXT, "vm:2"]]
     evidence.faults = [Injected(kind=KILL_WORKER, victim="vm:1", at=START / 1e6 + 5, owned=[[TURN, FIRST]])]
+    nothing = sha256(b"").hexdigest()
+    evidence.asked = [
+        {"key": turn_id, "round": number, "context": nothing, "earlier": 0}
+        for turn_id, number in ((TURN, 0), (TURN, 1), (LATER, 0))
+    ]
     evidence.effects = [effect("call_a", "charge"), effect("call_b", "look"), effect("call_b", "look")]
     return evidence
 

@@ -22,8 +22,9 @@ from chaos.report import HEADS, Progress, row, table, write_markdown
 from chaos.run import Result, Settings, run
 
 _SHOWN = 20
-_NONE = dict.fromkeys((*kinds.KILLS, *kinds.OTHERS), 0)
-_SHORT = Settings(seed=1, turns=100, duration_s=30, quiet_s=25)
+_NONE = dict.fromkeys((*kinds.KILLS, *kinds.OTHERS, *kinds.MEMORY), 0)
+_SHORT = Settings(seed=1, turns=100, jobs=40, duration_s=30, quiet_s=25)
+_INSERTS = replace(_SHORT, turns=20, jobs=100, kinds=_NONE)
 
 PROFILES = {
     # What brings a missing safeguard to light: owners that come back, answers that are lost, silence, dead workers.
@@ -31,13 +32,20 @@ PROFILES = {
     "tail": replace(_SHORT, kinds={**_NONE, kinds.LOSE_REPLIES: 100}),
     "renew": replace(_SHORT, turns=30, duration_s=20, quiet_s=60, silence_s=4.0, kinds=_NONE),
     "reap": replace(_SHORT, duration_s=20, kinds={**_NONE, kinds.KILL_WORKER: 6}),
+    "early": replace(_INSERTS, kinds={**_NONE, kinds.KILL_MEMORY: 10}),
+    "order": _INSERTS,
+    "double": replace(_INSERTS, kinds={**_NONE, kinds.KILL_MEMORY: 6, kinds.STOP_MEMORY: 10}),
+    # An API is killed between the store's acceptance of a job and the note of its key: each takes a while to come.
+    "key": replace(_INSERTS, api_link_s=0.1, kinds={**_NONE, kinds.KILL_API: 16}, quiet_s=60),
+    "again": replace(_SHORT, jobs=20, kinds=_NONE),
 }
 
 
 def main() -> None:
     arguments = _arguments()
     settings = PROFILES.get(arguments.mutant or arguments.control or "", Settings(seed=1))
-    given = {"turns": arguments.turns, "kills": arguments.kills, "duration_s": arguments.duration}
+    given = {"turns": arguments.turns, "jobs": arguments.jobs, "kills": arguments.kills}
+    given["duration_s"] = arguments.duration
     settings = replace(settings, mutant=arguments.mutant, **{k: v for k, v in given.items() if v is not None})
     results = []
     sys.stdout.write(f"{' | '.join(HEADS)}\n")
@@ -84,6 +92,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the first run; the next ones count on")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--turns", type=int, help="per run (500)")
+    parser.add_argument("--jobs", type=int, help="insert jobs per run (120)")
     parser.add_argument("--kills", type=int, help="SIGKILLs per run (50)")
     parser.add_argument("--duration", type=float, help="seconds over which faults and submits are spread (70)")
     parser.add_argument("--mutant", choices=MUTANTS, help="switch a safeguard off: the oracle has to find it")

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from chaos.evidence import Accepted, Evidence, Read
+from chaos.evidence import Accepted, Evidence, Read, Work
 from chaos.http_client import Broken, Reply, request, requested
+from chaos.memory_plans import MEANINGS, QUERY, WORDS
 from chaos.plans import ASK, CHARGE, LOOK, Plan
 
 Json = dict[str, Any]
@@ -23,16 +24,29 @@ TERMINAL = ("turn_complete", "turn_failed", "turn_canceled")
 AWAITING = "turn_awaiting_input"
 STREAM, LONG_POLL, PAGES = "stream", "long poll", "pages"
 
+PLAIN, REMEMBERING, SEARCHING = "plain", "remembering", "searching"
+"""Agents: without memory; with a look into it before each turn; and with another one as a tool."""
+_MEMORY = {
+    REMEMBERING: {
+        "memory_bank_configs": [{"bank_id": MEANINGS, "mode": "hybrid"}, {"bank_id": WORDS}],
+        "query_generator_config": {"type": "custom", "query": QUERY},
+        "max_chunks": 6,
+    },
+    SEARCHING: {"memory_bank_configs": [{"bank_id": MEANINGS}], "max_chunks": 4},
+}
+_SEARCH_TOOL = {"name": "builtin::rag/knowledge_search", "args": {"vector_db_ids": [MEANINGS, WORDS]}}
+
 _SILENCE_S = 20.0
 """A stream carries a ping every 15 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """One session: its turns, and whether they are submitted all at once or each after the one before."""
+    """One session: its turns, whether they are submitted all at once or each after the one before, and its agent."""
 
     plans: list[Plan]
     at_once: bool
+    agent: str = PLAIN
 
 
 class Clients:
@@ -42,32 +56,34 @@ class Clients:
         self._ports = list(ports)
         self._evidence = evidence
         self._chance = random.Random(f"clients {seed}")
-        self._agent = ""
+        self._agents: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.active: dict[str, Accepted] = {}
-        """Turns that no client has seen end yet."""
+        self.active: dict[str, Work] = {}
+        """Turns and jobs that no client has seen end yet."""
         self.ended = 0
 
     async def open(self, *, model: str, toolgroup: str) -> None:
-        """Create the agent that all use."""
+        """Create the agents that all use; the banks of their memory are there."""
         ask = {"name": ASK, "description": "Ask the user.", "parameters": []}
-        config = {
-            "model": model,
-            "instructions": "Follow the plan.",
-            "toolgroups": [toolgroup],
-            "client_tools": [ask],
-        }
-        reply = await self._answered("POST", "/v1/agents", body={"agent_config": config}, key=uuid4().hex)
-        self._agent = reply.json()["agent_id"]
+        for name in (PLAIN, REMEMBERING, SEARCHING):
+            config = {
+                "model": model,
+                "instructions": "Follow the plan.",
+                "toolgroups": [toolgroup, *([_SEARCH_TOOL] if name == SEARCHING else [])],
+                "client_tools": [ask],
+                **({"memory": _MEMORY[name]} if name in _MEMORY else {}),
+            }
+            reply = await self.answered("POST", "/v1/agents", body={"agent_config": config}, key=uuid4().hex)
+            self._agents[name] = reply.json()["agent_id"]
 
     async def visit(self, visit: Visit) -> None:
         """A session with its turns, until all of them have ended in the eyes of their readers."""
-        path = f"/v1/agents/{self._agent}/session"
-        reply = await self._answered("POST", path, body={"session_name": "a visit"}, key=uuid4().hex)
+        path = f"/v1/agents/{self._agents[visit.agent]}/session"
+        reply = await self.answered("POST", path, body={"session_name": "a visit"}, key=uuid4().hex)
         session_id = reply.json()["session_id"]
         following: list[Awaitable[Any]] = []
         for plan in visit.plans:
-            turn = await self._submit(session_id, plan)
+            turn = await self._submit(session_id, plan, visit.agent)
             follow = asyncio.gather(*self._life(turn))
             if visit.at_once:
                 following.append(follow)
@@ -75,20 +91,21 @@ class Clients:
                 await follow
         await asyncio.gather(*following)
 
-    async def _submit(self, session_id: str, plan: Plan) -> Accepted:
+    async def _submit(self, session_id: str, plan: Plan, agent: str) -> Accepted:
         body = {"messages": [{"role": "user", "content": plan.message()}]}
-        path = f"/v1/agents/{self._agent}/session/{session_id}/turn"
+        path = f"/v1/agents/{self._agents[agent]}/session/{session_id}/turn"
         tries: list[int] = []
-        reply = await self._answered("POST", path, body=body, key=uuid4().hex, tries=tries)
+        reply = await self.answered("POST", path, body=body, key=uuid4().hex, tries=tries)
         turn = Accepted(
             key=plan.key,
             turn_id=reply.json()["turn_id"],
-            agent_id=self._agent,
+            agent_id=self._agents[agent],
             session_id=session_id,
             at=time.time(),
             tries=len(tries),
             answer=plan.answer(),
             calls=[[call["id"] for call in plan.calls(number)] for number in range(len(plan.rounds))],
+            remembers=agent in _MEMORY,
         )
         self._evidence.accepted.append(turn)
         self.active[turn.turn_id] = turn
@@ -96,47 +113,51 @@ class Clients:
 
     def _life(self, turn: Accepted) -> list[Awaitable[None]]:
         """Everything that clients do with a turn: one or two readers, and now and then a cancel."""
-        readers = 2 if self._chance.random() < 0.15 else 1
-        doings = [self._read(turn, self._chance.choices((STREAM, LONG_POLL, PAGES), (6, 2, 2))[0], first=number == 0)
-                  for number in range(readers)]  # fmt: skip
+        doings = self.readers(turn)
         if self._chance.random() < 0.05:
-            doings.append(self._cancel(turn))
+            doings.append(self.cancel(turn))
         return doings
 
-    async def _cancel(self, turn: Accepted) -> None:
-        await asyncio.sleep(self._chance.uniform(0.0, 3.0))
-        turn.cancel_asked = True
-        reply = await self._answered("POST", f"{self._path(turn)}/cancel", body={}, fine=(200, 202, 409))
-        turn.cancel_status = reply.status
+    def readers(self, work: Work) -> list[Awaitable[None]]:
+        """One or two, each in a way of its own."""
+        number = 2 if self._chance.random() < 0.15 else 1
+        ways = [self._chance.choices((STREAM, LONG_POLL, PAGES), (6, 2, 2))[0] for _ in range(number)]
+        return [self._read(work, how, first=place == 0) for place, how in enumerate(ways)]
 
-    async def _read(self, turn: Accepted, how: str, *, first: bool) -> None:
+    async def cancel(self, work: Work) -> None:
+        await asyncio.sleep(self._chance.uniform(0.0, 3.0))
+        work.cancel_asked = True
+        reply = await self.answered("POST", f"{work.path}/cancel", body={}, fine=(200, 202, 409))
+        work.cancel_status = reply.status
+
+    async def _read(self, work: Work, how: str, *, first: bool) -> None:
         """Read a turn to its end. The first of its readers also answers what it asks of its client."""
-        read = Read(turn_id=turn.turn_id, how=how)
+        read = Read(turn_id=work.turn_id, how=how)
         self._evidence.reads.append(read)
-        ways: dict[str, Callable[[Accepted, Read, bool], Awaitable[None]]] = {STREAM: self._stream}
+        ways: dict[str, Callable[[Work, Read, bool], Awaitable[None]]] = {STREAM: self._stream}
         while not read.ended:
             read.connections += 1
             try:
-                await ways.get(how, self._pages)(turn, read, first)
+                await ways.get(how, self._pages)(work, read, first)
             except Broken:
                 await asyncio.sleep(self._chance.uniform(0.05, 0.5))
         if first:
-            self.active.pop(turn.turn_id, None)
-            self.ended += 1
+            self.active.pop(work.turn_id, None)
+            self.ended += isinstance(work, Accepted)
 
-    async def _stream(self, turn: Accepted, read: Read, first: bool) -> None:
+    async def _stream(self, turn: Work, read: Read, first: bool) -> None:
         """One connection of a reader of server-sent events; now and then it leaves by itself."""
         headers = {"last-event-id": read.frames[-1][0]} if read.frames else {}
         leave_after = self._chance.randint(3, 40) if self._chance.random() < 0.15 else None
         had = len(read.frames)
         async with requested(
-            self._port(), "GET", f"{self._path(turn)}/events", headers=headers, patience_s=_SILENCE_S
+            self._port(), "GET", f"{turn.path}/events", headers=headers, patience_s=_SILENCE_S
         ) as answer:
             if answer.status == 204:
                 self._mark_end(read)
                 return
             if answer.status != 200:
-                await self._refused("GET events", Reply(answer.status, answer.headers, b""))
+                await self.refused("GET events", Reply(answer.status, answer.headers, b""))
                 return
             rest = b""
             async for piece in answer.pieces(_SILENCE_S):
@@ -146,7 +167,7 @@ class Clients:
                 if read.ended or (leave_after is not None and len(read.frames) - had >= leave_after):
                     return
 
-    def _take_frame(self, turn: Accepted, read: Read, frame: bytes, first: bool) -> None:
+    def _take_frame(self, turn: Work, read: Read, frame: bytes, first: bool) -> None:
         fields = dict(line.split(": ", 1) for line in frame.decode().split("\n") if line and not line.startswith(":"))
         if "data" not in fields:
             return
@@ -154,14 +175,14 @@ class Clients:
         payload = fields["data"].removeprefix('{"event": {"payload": ').removesuffix("}}")
         self._take(turn, read, fields.get("id", ""), fields["event"], payload, first)
 
-    async def _pages(self, turn: Accepted, read: Read, first: bool) -> None:
+    async def _pages(self, turn: Work, read: Read, first: bool) -> None:
         """One page of events, waited for or asked for every now and then."""
         after = f"&after={read.frames[-1][0]}" if read.frames else ""
         wait = 10 if read.how == LONG_POLL else 0
-        path = f"{self._path(turn)}/events?wait={wait}&limit={self._chance.choice((5, 50, 500))}{after}"
+        path = f"{turn.path}/events?wait={wait}&limit={self._chance.choice((5, 50, 500))}{after}"
         reply = await request(self._port(), "GET", path)
         if reply.status != 200:
-            await self._refused("GET events", reply)
+            await self.refused("GET events", reply)
             return
         page = reply.json()
         for item in page["data"]:
@@ -170,14 +191,14 @@ class Clients:
         if read.how == PAGES and not page["has_more"]:
             await asyncio.sleep(self._chance.uniform(0.2, 1.0))
 
-    def _take(self, turn: Accepted, read: Read, event_id: str, kind: str, payload: str, first: bool) -> None:
+    def _take(self, turn: Work, read: Read, event_id: str, kind: str, payload: str, first: bool) -> None:
         if kind == "reset":
             read.resets += 1
             return
         read.frames.append([event_id, kind, payload])
         if kind in TERMINAL:
             self._mark_end(read)
-        if kind == AWAITING and first:
+        if kind == AWAITING and first and isinstance(turn, Accepted):
             task = asyncio.create_task(self._resume(turn, read, json.loads(payload)["tool_calls"]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -201,8 +222,8 @@ class Clients:
         # A turn that was canceled meanwhile refuses, rightly.
         fine = (202, 409) if turn.cancel_asked else (202,)
         tries: list[int] = []
-        path = f"{self._path(turn)}/resume"
-        reply = await self._answered("POST", path, body=body, fine=(*fine, 409, 422), tries=tries)
+        path = f"{turn.path}/resume"
+        reply = await self.answered("POST", path, body=body, fine=(*fine, 409, 422), tries=tries)
         arrived = reply.status == 202
         if reply.status != 202 and len(tries) > 1:
             arrived = any(
@@ -212,19 +233,20 @@ class Clients:
         if arrived:
             turn.resumes.append({"responses": contents})
         elif reply.status not in fine:
-            await self._refused(f"POST {path}", reply)
+            await self.refused(f"POST {path}", reply)
 
-    async def _answered(
+    async def answered(
         self,
         method: str,
         path: str,
         *,
-        body: Json,
+        body: Json | None = None,
         key: str | None = None,
         fine: tuple[int, ...] = (200, 201, 202),
         tries: list[int] | None = None,
+        later: bytes | None = None,
     ) -> Reply:
-        """Repeat a request until it is answered."""
+        """Repeat a request until it is answered. A refusal with the code `later` says to come back, as a 503 does."""
         headers = {} if key is None else {"idempotency-key": key}
         while True:
             if tries is not None:
@@ -236,20 +258,17 @@ class Clients:
                 continue
             if reply.status in fine:
                 return reply
-            await self._refused(f"{method} {path}", reply)
+            await self.refused(f"{method} {path}", reply, later)
 
-    async def _refused(self, what: str, reply: Reply) -> None:
+    async def refused(self, what: str, reply: Reply, later: bytes | None = None) -> None:
         """503 says to come back; anything else that is not expected is evidence."""
-        if reply.status != 503 and b"idempotency_key_in" not in reply.body:
+        codes = (b"idempotency_key_in", *([later] if later else []))
+        if reply.status != 503 and not any(code in reply.body for code in codes):
             self._evidence.refused.append(f"{what}: {reply.status} {reply.body[:300].decode(errors='replace')}")
         await asyncio.sleep(self._chance.uniform(0.2, 0.6))
 
     def _port(self) -> int:
         return self._chance.choice(self._ports)
-
-    @staticmethod
-    def _path(turn: Accepted) -> str:
-        return f"/v1/agents/{turn.agent_id}/session/{turn.session_id}/turn/{turn.turn_id}"
 
 
 def tool_config(port: int) -> Json:

@@ -6,7 +6,7 @@ from chaos.evidence import Accepted, Entry, Evidence, Json
 from chaos.findings import CALL, EFFECT, NEVER_TWICE, Findings
 from chaos.log_checks import payload_of
 
-NEVER, SAFE, CLIENT = "charge", "look", "ask"
+NEVER, SAFE, CLIENT, SEARCH = "charge", "look", "ask", "knowledge_search"
 UNKNOWN = "Unknown outcome"
 
 
@@ -62,7 +62,7 @@ def _check_response(
             findings.counts["unknown outcomes"] += 1
         else:
             findings.add(CALL, turn.turn_id, f"{where} failed, and no fault explains it: {response['content']!r}")
-    elif effects == 0:
+    elif effects == 0 and tool != SEARCH:
         findings.add(EFFECT, turn.turn_id, f"{where} has a response and never ran")
 
 

@@ -1,5 +1,6 @@
 """Does to a running set of rooms what a schedule says, and notes what it really did."""
 
+import json
 import subprocess
 import threading
 import time
@@ -17,7 +18,7 @@ from chaos import schedule as kinds
 from chaos.collect import turn_key
 from chaos.evidence import Evidence, Injected
 from chaos.schedule import Fault
-from shared.queues import TURNS_QUEUE, broker_name
+from shared.queues import MEMORY_QUEUE, TURNS_QUEUE, broker_name
 
 HERE = Path(__file__).parent
 _READY_S = 20.0
@@ -65,6 +66,8 @@ class Faults:
     proxy: Proxy
     evidence: Evidence
     workers: list[Slot]
+    memory: list[Slot]
+    """Workers for insert jobs."""
     apis: list[Slot]
     active: Callable[[], list[str]]
     closing: threading.Event = field(default_factory=threading.Event)
@@ -93,6 +96,9 @@ class Faults:
             kinds.LOSE_REPLIES: self._lose_replies,
             kinds.STALL_LINK: self._stall_link,
             kinds.CUT_LINK: self._cut_link,
+            kinds.KILL_MEMORY: self._kill_worker,
+            kinds.STOP_MEMORY: self._stop_worker,
+            kinds.DRAIN_MEMORY: self._drain_worker,
         }
         for fault in faults:
             while (left := fault.at - self.clock()) > 0:
@@ -111,7 +117,7 @@ class Faults:
 
     def _kill_worker(self, fault: Fault) -> None:
         # Of several, as a rule: the last one that serves has more to lose, and is killed now and then.
-        if (slot := self._chosen(self.workers, fault, least=1 if fault.count > 2 else 2)) is not None:
+        if (slot := self._chosen(self._pool(fault), fault, least=1 if fault.count > 2 else 2)) is not None:
             room = _room(slot)
             noted = self._note(fault.kind, room.worker_name)
             room.kill()
@@ -119,7 +125,7 @@ class Faults:
             self._replace(slot, fault.seconds)
 
     def _kill_heartbeat(self, fault: Fault) -> None:
-        while (slot := self._chosen(self.workers, fault)) is not None:
+        while (slot := self._chosen([*self.workers, *self.memory], fault)) is not None:
             if (heartbeat := _room(slot).heartbeat()) is not None:
                 # On a busy machine the next one takes a while to come up.
                 self._note(fault.kind, _room(slot).worker_name, lasts=5.0)
@@ -152,7 +158,7 @@ class Faults:
             noted.until = time.time() + 3.0
 
     def _stop_worker(self, fault: Fault) -> None:
-        if (slot := self._chosen(self.workers, fault)) is None:
+        if (slot := self._chosen(self._pool(fault), fault)) is None:
             return
         room, slot.stopped = _room(slot), True
         noted = self._note(fault.kind, room.worker_name)
@@ -167,7 +173,7 @@ class Faults:
         self._beside(go_on)
 
     def _drain_worker(self, fault: Fault) -> None:
-        if (slot := self._chosen(self.workers, fault)) is not None:
+        if (slot := self._chosen(self._pool(fault), fault)) is not None:
             self._note(fault.kind, _room(slot).worker_name)
             self._drain(slot, fault)
 
@@ -191,7 +197,7 @@ class Faults:
 
     def _drop_hints(self, fault: Fault) -> None:
         with suppress(redis.RedisError), self.rooms.store() as store:
-            store.delete(broker_name(TURNS_QUEUE, self.rooms.key_prefix))
+            store.delete(*(broker_name(queue, self.rooms.key_prefix) for queue in (TURNS_QUEUE, MEMORY_QUEUE)))
             self._note(fault.kind, "hints", lasts=0.0)
 
     def _lose_replies(self, fault: Fault) -> None:
@@ -204,10 +210,13 @@ class Faults:
         self._link_fault(fault, "cut", lasts=3.0)
 
     def _link_fault(self, fault: Fault, command: str, *number: float, lasts: float) -> None:
-        if (slot := self._chosen([*self.workers, *self.workers, *self.apis], fault)) is not None:
-            victim = _room(slot).worker_name if slot.kind == "worker" else "api"
+        if (slot := self._chosen([*self.workers, *self.workers, *self.memory, *self.apis], fault)) is not None:
+            victim = _room(slot).worker_name if slot.kind != "api" else "api"
             self._note(fault.kind, victim, lasts=lasts)
             self.proxy.tell(command, slot.link, *(int(n) if n == int(n) else n for n in number))
+
+    def _pool(self, fault: Fault) -> list[Slot]:
+        return self.memory if fault.kind in kinds.MEMORY else self.workers
 
     def _chosen(self, slots: Sequence[Slot], fault: Fault, *, least: int = 1) -> Slot | None:
         """One of the slots that serve now; waits until so many do."""
@@ -220,8 +229,7 @@ class Faults:
         return None
 
     def _serves(self, slot: Slot) -> bool:
-        room = _room(slot)
-        return self.rooms.is_known(room) if slot.kind == "worker" else is_healthy(room.port)
+        return serves(self.rooms, slot)
 
     def _replace(self, slot: Slot, pause_s: float) -> None:
         def start() -> None:
@@ -251,6 +259,14 @@ class Faults:
             return []
 
 
+def serves(rooms: Rooms, slot: Slot) -> bool:
+    """Whether who is there takes work. One for insert jobs gives no sign of life: its first child is its heartbeat."""
+    room = _room(slot)
+    if slot.kind == "api":
+        return is_healthy(room.port)
+    return rooms.is_known(room) if slot.kind == "worker" else bool(room.children())
+
+
 def seen_owners(rooms: Rooms, turn_ids: Sequence[str]) -> list[list[object]]:
     """[turn id, epoch, worker] of each of these turns that somebody runs now."""
     with rooms.store() as store:
@@ -263,6 +279,19 @@ def seen_owners(rooms: Rooms, turn_ids: Sequence[str]) -> list[list[object]]:
         for turn_id, (epoch, worker, status, token) in zip(turn_ids, rows, strict=True)
         if worker and token and status == b"in_progress"
     ]
+
+
+def seen_writers(rooms: Rooms, job_ids: Sequence[str]) -> dict[str, int]:
+    """The place of each of these jobs among its bank's writers, where it is noted: the note goes with the job's end."""
+    with rooms.store() as store:
+        pipe = store.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.xrevrange(f"{turn_key(job_id)}:private", count=1)
+        rows = pipe.execute()
+    notes = {job_id: row[0][1] for job_id, row in zip(job_ids, rows, strict=True) if row}
+    return {
+        job_id: json.loads(note[b"p"])["writer"] for job_id, note in notes.items() if note[b"k"] == b"insert_writer"
+    }
 
 
 def start_proxy(rooms: Rooms, links: int) -> tuple[Proxy, list[int]]:

@@ -19,6 +19,9 @@ ORDER = "order"
 OWNER = "two owners"
 UNEXPLAINED = "taken over without a fault"
 ANSWER = "answer of the API"
+JOB = "insert job"
+BANK = "bank"
+MEMORY = "memory in a turn"
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from chaos.bank_checks import check_banks
 from chaos.effect_checks import check_effects
-from chaos.evidence import Accepted, Entry, Evidence, Injected
+from chaos.evidence import Entry, Evidence, Injected, Work
 from chaos.findings import ANSWER, OWNER, UNEXPLAINED, Findings
+from chaos.job_checks import check_jobs
 from chaos.log_checks import check_log
+from chaos.retrieval_checks import check_retrievals
 from chaos.view_checks import check_read, check_resumes, check_sessions, check_turn
 
 _SLACK_S = 0.5
@@ -50,6 +53,9 @@ def judge(evidence: Evidence) -> Verdict:
         check_read(read, evidence.logs.get(read.turn_id, []), evidence.turns.get(read.turn_id, {}), findings)
     check_sessions(evidence, findings)
     check_effects(evidence, findings)
+    check_jobs(evidence, findings)
+    check_banks(evidence, findings)
+    check_retrievals(evidence, findings)
     _check_owners(evidence, findings)
     _check_recoveries(evidence, findings)
     findings.counts["turns"] = len(evidence.accepted)
@@ -73,17 +79,17 @@ def _check_recoveries(evidence: Evidence, findings: Findings) -> None:
     seen: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for turn_id, epoch, worker in evidence.owners:
         seen[turn_id].append((epoch, worker))
-    for turn in evidence.accepted:
+    for turn in evidence.work():
         log = evidence.logs.get(turn.turn_id, [])
         recoveries = [entry for entry in log if entry.type == "turn_recovered"]
-        findings.counts["recovered turns"] += bool(recoveries)
+        findings.counts[f"recovered {'jobs' if turn in evidence.jobs else 'turns'}"] += bool(recoveries)
         findings.counts["recoveries"] += len(recoveries)
         for entry in recoveries:
             _check_recovery(turn, log, entry, seen[turn.turn_id], evidence.faults, findings)
 
 
 def _check_recovery(
-    turn: Accepted,
+    turn: Work,
     log: list[Entry],
     entry: Entry,
     owners: list[tuple[int, str]],

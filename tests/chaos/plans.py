@@ -7,8 +7,8 @@ from typing import Any
 
 Json = dict[str, Any]
 
-CHARGE, LOOK, ASK = "charge", "look", "ask"
-"""The tools: one that must never run twice, one that may, and one that runs in the client."""
+CHARGE, LOOK, ASK, SEARCH = "charge", "look", "ask", "knowledge_search"
+"""The tools: one that must never run twice, one that may, one that runs in the client, and the look into memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,10 @@ class Plan:
         return "plan " + json.dumps(asdict(self))
 
     @classmethod
-    def parse(cls, message: str) -> "Plan":
-        data = json.loads(message.removeprefix("plan "))
-        return cls(**{**data, "rounds": [Round(**one) for one in data["rounds"]]})
+    def parse(cls, message: str) -> tuple["Plan", str]:
+        """The plan in a message, and what stands there besides: what memory has put in."""
+        data, end = json.JSONDecoder().raw_decode(message, len("plan "))
+        return cls(**{**data, "rounds": [Round(**one) for one in data["rounds"]]}), message[end:].lstrip("\n")
 
     def answer(self) -> str:
         """The text that the turn has to end with."""
@@ -56,15 +57,23 @@ class Plan:
             {
                 "id": f"call_{self.key}_{number}_{place}",
                 "name": tool,
-                "arguments": {"turn": self.key, "round": number, "place": place, "ms": self.rounds[number].tool_ms},
+                "arguments": self._arguments(tool, number, place),
             }
             for place, tool in enumerate(self.rounds[number].tools)
         ]
 
+    def _arguments(self, tool: str, number: int, place: int) -> Json:
+        if tool == SEARCH:
+            return {"query": f"the voyage of {self.key}, round {number}"}
+        return {"turn": self.key, "round": number, "place": place, "ms": self.rounds[number].tool_ms}
 
-def random_plan(chance: random.Random, key: str, *, quiet_s: float = 0.0) -> Plan:
-    """A turn of three to six rounds, and a text. `quiet_s`: its provider says nothing for so long, twice."""
+
+def random_plan(chance: random.Random, key: str, *, quiet_s: float = 0.0, searches: bool = False) -> Plan:
+    """A turn of three to six rounds, and a text. `quiet_s`: its provider says nothing for so long, twice. `searches`:
+    one of its rounds looks into memory too."""
     rounds = [_round(chance) for _ in range(chance.randint(3, 6))]
+    if searches:
+        chance.choice(rounds).tools.insert(0, SEARCH)
     silent = int(quiet_s * 1000)
     if silent:
         rounds = [Round(tools=one.tools, tool_ms=one.tool_ms, quiet_ms=silent, tokens=one.tokens) for one in rounds[:1]]

@@ -12,9 +12,10 @@ from chaos.run import Result
 
 BEGIN, END = "<!-- campaign -->", "<!-- /campaign -->"
 _NAMED = (LOST, MISSING, DOUBLED, SECOND_END, NEVER_TWICE)
-HEADS = ("seed", "turns", "events", "SIGKILLs: workers + heartbeats + API + store", "stops", "drains", "stalls, cuts",
+HEADS = ("seed", "turns", "events", "insert jobs", "documents",
+         "SIGKILLs: workers + heartbeats + API + store + memory workers", "stops", "drains", "stalls, cuts",
          "replies lost", "hints dropped", "lost turns", "missing events", "doubled events", "second ends",
-         "never tools twice", "other violations", "turns taken over", "outcomes unknown",
+         "never tools twice", "other violations", "turns taken over", "jobs taken over", "outcomes unknown",
          "back after SIGKILL p50 / p99 / max, s", "seconds")  # fmt: skip
 
 
@@ -24,20 +25,23 @@ def row(result: Result) -> list[str]:
     done = Counter(fault.kind for fault in evidence.faults)
     named = [findings.counts[kind] for kind in _NAMED]
     others = sum(violation.kind not in _NAMED for violation in findings.violations)
-    kills = [done[kind] for kind in kinds.KILLS]
+    kills = _kills(result)
     return [
         str(evidence.seed),
         str(findings.counts["turns"]),
         str(findings.counts["events"]),
+        str(findings.counts["jobs"]),
+        str(findings.counts["documents"]),
         f"{sum(kills)}: {' + '.join(map(str, kills))}",
-        str(done[kinds.STOP_WORKER]),
-        str(done[kinds.DRAIN_WORKER] + done[kinds.DRAIN_API]),
+        str(done[kinds.STOP_WORKER] + done[kinds.STOP_MEMORY]),
+        str(done[kinds.DRAIN_WORKER] + done[kinds.DRAIN_API] + done[kinds.DRAIN_MEMORY]),
         str(done[kinds.STALL_LINK] + done[kinds.CUT_LINK]),
         str(evidence.replies_lost),
         str(done[kinds.DROP_HINTS]),
         *map(str, named),
         str(others),
         str(findings.counts["recovered turns"]),
+        str(findings.counts["recovered jobs"]),
         str(findings.counts["unknown outcomes"]),
         gaps(result.verdict.gaps),
         f"{evidence.seconds:.0f}",
@@ -51,7 +55,7 @@ def total(results: Sequence[Result]) -> list[str]:
     together = [str(sum(int(cell) for cell in column)) if all(cell.isdigit() for cell in column) else ""
                 for column in zip(*rows, strict=True)]  # fmt: skip
     together[0] = "all"
-    together[3] = f"{sum(kills)}: {' + '.join(map(str, kills))}"
+    together[5] = f"{sum(kills)}: {' + '.join(map(str, kills))}"
     together[-2] = gaps(sorted(gap for result in results for gap in result.verdict.gaps))
     return together
 
@@ -83,7 +87,7 @@ def write_markdown(path: Path, results: Sequence[Result], command: str) -> None:
 
 def _kills(result: Result) -> list[int]:
     done = Counter(fault.kind for fault in result.evidence.faults)
-    return [done[kind] for kind in kinds.KILLS]
+    return [done[kind] for kind in (*kinds.KILLS, kinds.KILL_MEMORY)]
 
 
 class Progress:

@@ -15,6 +15,9 @@ DROP_HINTS = "drop hints"
 LOSE_REPLIES = "lose replies"
 STALL_LINK = "stall link"
 CUT_LINK = "cut link"
+KILL_MEMORY = "kill memory worker"
+STOP_MEMORY = "stop memory worker"
+DRAIN_MEMORY = "drain memory worker"
 START_WORKER = "start worker"
 """No fault, but for some seconds a reason: on a busy machine a worker has turns before its heartbeat beats."""
 
@@ -23,6 +26,8 @@ KILLS = {KILL_WORKER: 0.54, KILL_HEARTBEAT: 0.26, KILL_API: 0.1, KILL_STORE: 0.1
 OTHERS = {STOP_WORKER: 0.08, DRAIN_WORKER: 0.05, DRAIN_API: 0.03, DROP_HINTS: 0.2, LOSE_REPLIES: 0.8, STALL_LINK: 0.12,
           CUT_LINK: 0.1}  # fmt: skip
 """How many of each other kind come on one SIGKILL."""
+MEMORY = {KILL_MEMORY: 0.2, STOP_MEMORY: 0.1, DRAIN_MEMORY: 0.04}
+"""The same of workers for insert jobs: their SIGKILLs come on top."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,7 @@ class Fault:
 def schedule(seed: int, *, kills: int, duration_s: float, lease_s: float, kinds: Mapping[str, int] = {}) -> list[Fault]:
     """The faults of a run, in their order. `kinds` gives other numbers for some kinds than follow from `kills`."""
     chance = random.Random(f"schedule {seed}")
-    numbers = {**_kills(kills), **{kind: round(part * kills) for kind, part in OTHERS.items()}, **kinds}
+    numbers = {**_kills(kills), **{kind: round(part * kills) for kind, part in (OTHERS | MEMORY).items()}, **kinds}
     faults = [_fault(chance, kind, duration_s, lease_s) for kind, number in numbers.items() for _ in range(number)]
     return sorted(faults, key=lambda fault: fault.at)
 
@@ -55,7 +60,7 @@ def _kills(kills: int) -> dict[str, int]:
 
 def _fault(chance: random.Random, kind: str, duration_s: float, lease_s: float) -> Fault:
     away = chance.choice((0.0, 0.0, 0.2, 1.0))
-    if kind == STOP_WORKER:
+    if kind in (STOP_WORKER, STOP_MEMORY):
         # Long past the lease: another worker has gone on with the turns by the time that this one wakes up.
         away = lease_s * chance.uniform(1.4, 2.5)
     elif kind == STALL_LINK:
