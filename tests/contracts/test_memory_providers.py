@@ -1,30 +1,35 @@
 """What inserting and retrieving may rely on from every memory provider."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from postgreskit import own_schema
 
 from shared.errors import ConfigError, ProviderError
 from shared.runconfig import ProviderInstance, Providers, RunConfig
 from worker.providers.instances import build_memory
 from worker.providers.memory import Bank, BankKind, Chunk, Document, Found, MemoryProvider, Search
 
-Make = Callable[[Path], MemoryProvider]
-
-
-def sqlite(folder: Path) -> MemoryProvider:
-    config = {"path": str(folder / "sub" / "memory.sqlite3")}
-    instance = ProviderInstance(provider_id="it", provider_type="inline::sqlite", config=config)
+def built(provider_type: str, config: dict[str, Any]) -> MemoryProvider:
+    instance = ProviderInstance(provider_id="it", provider_type=provider_type, config=config)
     return build_memory(RunConfig(providers=Providers(memory=(instance,))))["it"]
 
 
-@pytest.fixture(params=[sqlite])
+@pytest.fixture(params=["sqlite", "pgvector", "pgvector with hnsw"])
 def provider(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryProvider]:
-    provider: MemoryProvider = request.param(tmp_path)
-    yield provider
-    provider.close()
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            provider = built("inline::sqlite", {"path": str(tmp_path / "sub" / "memory.sqlite3")})
+        else:
+            url = request.getfixturevalue("postgres_url")
+            config = {"url": url, "schema": stack.enter_context(own_schema(url))}
+            more = {"index": "hnsw"} if request.param == "pgvector with hnsw" else {}
+            provider = built("remote::pgvector", {**config, **more})
+        stack.callback(provider.close)
+        yield provider
 
 
 def bank_of(provider: MemoryProvider, kind: BankKind, name: str = "bank", **more: Any) -> Bank:

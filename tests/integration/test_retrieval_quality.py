@@ -11,11 +11,15 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
+from postgreskit import own_schema
+from pydantic import SecretStr
 
-from worker.providers.memory import Bank, BankKind, Chunk, Document, Found, Mode, Search
+from worker.providers.memory import Bank, BankKind, Chunk, Document, Found, MemoryProvider, Mode, Search
+from worker.providers.memory_pgvector import PgvectorMemory
+from worker.providers.memory_pgvector_config import PgvectorConfig
 from worker.providers.memory_sqlite import SqliteMemory, SqliteMemoryConfig
 from worker.providers.scripted_embedding import DIMENSIONS, scripted_embedding
 
@@ -64,22 +68,30 @@ class Collection:
 COLLECTION = Collection()
 
 
-@pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteMemory]:
-    path: Path = tmp_path_factory.mktemp("quality") / "memory.sqlite3"
-    provider = SqliteMemory(provider_id="it", config=SqliteMemoryConfig(path=str(path)))
-    provider.register_memory_bank(BANK)
-    provider.put(BANK, [
-        Document(document_id=name, chunks=[
-            Chunk(content=text, token_count=12, embedding=scripted_embedding(text))
-        ])
-        for name, text in COLLECTION.texts.items()
-    ], writer=provider.begin(BANK))  # fmt: skip
-    yield provider
-    provider.close()
+@pytest.fixture(scope="module", params=["sqlite", "pgvector"])
+def provider(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryProvider]:
+    with ExitStack() as stack:
+        provider: MemoryProvider
+        if request.param == "sqlite":
+            path = tmp_path_factory.mktemp("quality") / "memory.sqlite3"
+            provider = SqliteMemory(provider_id="it", config=SqliteMemoryConfig(path=str(path)))
+        else:
+            url = request.getfixturevalue("postgres_url")
+            schema = stack.enter_context(own_schema(url))
+            config = PgvectorConfig(url=SecretStr(url), schema=schema)
+            provider = PgvectorMemory(provider_id="it", config=config)
+        stack.callback(provider.close)
+        provider.register_memory_bank(BANK)
+        provider.put(BANK, [
+            Document(document_id=name, chunks=[
+                Chunk(content=text, token_count=12, embedding=scripted_embedding(text))
+            ])
+            for name, text in COLLECTION.texts.items()
+        ], writer=provider.begin(BANK))  # fmt: skip
+        yield provider
 
 
-def search(provider: SqliteMemory, text: str, mode: Mode, limit: int = 5) -> list[Found]:
+def search(provider: MemoryProvider, text: str, mode: Mode, limit: int = 5) -> list[Found]:
     return provider.search(BANK, Search(text=text, embedding=scripted_embedding(text), mode=mode, limit=limit))
 
 
@@ -103,7 +115,7 @@ def reference_bm25(query: str) -> dict[str, float]:
     return scores
 
 
-def test_vector_search_finds_what_brute_force_finds(provider: SqliteMemory) -> None:
+def test_vector_search_finds_what_brute_force_finds(provider: MemoryProvider) -> None:
     vectors = {name: scripted_embedding(text) for name, text in COLLECTION.texts.items()}
     hits = 0
     for _, query in COLLECTION.queries:
@@ -116,7 +128,7 @@ def test_vector_search_finds_what_brute_force_finds(provider: SqliteMemory) -> N
     assert recall == 1.0
 
 
-def test_words_are_ranked_as_by_a_reference_bm25(provider: SqliteMemory) -> None:
+def test_words_are_ranked_as_by_a_reference_bm25(provider: MemoryProvider) -> None:
     for _, query in COLLECTION.queries[::6]:
         reference = reference_bm25(query)
         found = search(provider, query, "keyword", limit=20)
@@ -124,7 +136,7 @@ def test_words_are_ranked_as_by_a_reference_bm25(provider: SqliteMemory) -> None
         assert all(one.score == pytest.approx(reference[one.document_id], rel=1e-6) for one in found)
 
 
-def test_both_together_can_find_what_each_alone_misses(provider: SqliteMemory) -> None:
+def test_both_together_can_find_what_each_alone_misses(provider: MemoryProvider) -> None:
     recall = {
         mode: sum(
             any(one.document_id.split("-")[0] == topic for one in search(provider, query, mode))
