@@ -182,7 +182,8 @@ class PostgresServer:
         return Session(connection, patience_s=self._config.statement_timeout_s + _PATIENCE_S).rows(statement)
 
     def _limits(self) -> str:
-        limit = f"SET LOCAL statement_timeout = {int(self._config.statement_timeout_s * 1000)}"
+        # Compiling a statement takes longer than any of ours.
+        limit = f"SET LOCAL jit = off; SET LOCAL statement_timeout = {int(self._config.statement_timeout_s * 1000)}"
         if self._checks_clients:  # who is killed in the midst of a statement leaves none running for nobody
             limit += "; SET LOCAL client_connection_check_interval = '1s'"
         return limit

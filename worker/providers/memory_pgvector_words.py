@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from worker.providers.memory_pgvector_copy import Field, bigint, bigints, integers, text
+from worker.providers.memory_pgvector_copy import Field, bigint, bigints, integer, integers, text
 from worker.providers.memory_pgvector_server import Session
 
 _WORD = re.compile(r"[^\W_]+")
@@ -31,11 +31,11 @@ SMALL, _MANY_SMALL = 64, 32
 
 TABLE = """
 CREATE TABLE words_{n}(
-  word text COLLATE "C" NOT NULL, segment bigint NOT NULL, chunks bigint[] NOT NULL, counts integer[] NOT NULL,
-  lengths integer[] NOT NULL, PRIMARY KEY (word, segment));
+  word text COLLATE "C" NOT NULL, segment bigint NOT NULL, held integer NOT NULL, chunks bigint[] NOT NULL,
+  counts integer[] NOT NULL, lengths integer[] NOT NULL, PRIMARY KEY (word, segment));
 CREATE INDEX words_{n}_by_segment ON words_{n}(segment);
 """
-COLUMNS = "(word, segment, chunks, counts, lengths)"
+COLUMNS = "(word, segment, held, chunks, counts, lengths)"
 
 
 def words_of(content: str) -> list[str]:
@@ -55,7 +55,7 @@ def rows_of(segment: int, chunks: Iterable[tuple[int, Sequence[str]]]) -> list[t
             lengths.append(len(words))
     own = bigint(segment)
     return [
-        (text(word), own, bigints(ids), integers(counts), integers(lengths))
+        (text(word), own, integer(len(ids)), bigints(ids), integers(counts), integers(lengths))
         for word, (ids, counts, lengths) in sorted(places.items())
     ]
 
@@ -75,7 +75,7 @@ def forget(session: Session, number: int, chunks: Sequence[int], segments: Seque
         " WHERE w.segment = ANY(%(segments)s::bigint[]) AND w.chunks && %(chunks)s::bigint[]),"
         f" gone AS (DELETE FROM words_{number} w USING less WHERE w.word = less.word AND w.segment = less.segment"
         " AND less.c IS NULL)"
-        f" UPDATE words_{number} w SET chunks = less.c, counts = less.n, lengths = less.l FROM less"
+        f" UPDATE words_{number} w SET held = cardinality(less.c), chunks = less.c, counts = less.n, lengths = less.l FROM less"
         " WHERE w.word = less.word AND w.segment = less.segment AND less.c IS NOT NULL",
         {"chunks": list(chunks), "segments": list(segments)},
     )
@@ -89,7 +89,7 @@ def merged(session: Session, number: int, small: Sequence[int], segment: int) ->
     session.rows(
         f"WITH old AS (DELETE FROM words_{number} WHERE segment = ANY(%(small)s::bigint[]) RETURNING *),"  # noqa: S608
         " places AS (SELECT word, unnest(chunks) AS c, unnest(counts) AS n, unnest(lengths) AS l FROM old)"
-        f" INSERT INTO words_{number} SELECT word, %(segment)s, array_agg(c ORDER BY c), array_agg(n ORDER BY c),"
+        f" INSERT INTO words_{number} SELECT word, %(segment)s, count(*), array_agg(c ORDER BY c), array_agg(n ORDER BY c),"
         " array_agg(l ORDER BY c) FROM places GROUP BY word",
         values,
     )
@@ -109,14 +109,14 @@ def best(
     What a word can add to a score is bounded, so that frequent words, whose places are most of the work, are looked up
     for the best chunks only: wherever no chunk that has none but frequent words could be among the best.
     """
-    held = session.rows(
-        f"SELECT word, sum(cardinality(chunks))::bigint FROM words_{number} WHERE word = ANY(%s::text[]) GROUP BY word",  # noqa: S608
+    counted = session.rows(
+        f"SELECT word, sum(held) FROM words_{number} WHERE word = ANY(%s::text[]) GROUP BY word",  # noqa: S608
         (list(words),),
     )
-    if not held:
+    if not counted:
         return {}
-    weights = {word: _weight(totals[0], places) for word, places in held}
-    rare = _rare({word: int(places) for word, places in held})
+    weights = {word: _weight(totals[0], places) for word, places in counted}
+    rare = _rare({word: int(places) for word, places in counted})
     frequent = {word: weight for word, weight in weights.items() if word not in rare}
     index = _Index(session, number, totals[1] / max(totals[0], 1))
     if not frequent:
@@ -176,9 +176,11 @@ class _Index:
         return (
             "places AS (SELECT o.weight, unnest(w.chunks) AS chunk, unnest(w.counts) AS count,"
             " unnest(w.lengths) AS length FROM unnest(%s::text[], %s::float8[]) AS o(word, weight)"
-            f" JOIN words_{self._number} w ON w.word = o.word{among}),"
-            f" scored AS (SELECT chunk, sum(weight * count * {_K1 + 1}"
-            f" / (count + {_K1 * (1 - _B)} + {_K1 * _B} * length / %s)) AS score FROM places GROUP BY chunk)"
+            # OFFSET 0: by the index, also where the planner knows nothing about the table yet.
+            f" CROSS JOIN LATERAL (SELECT * FROM words_{self._number} w WHERE w.word = o.word{among} OFFSET 0) w),"
+            # Numbers without a type are decimals here, and ten times as slow.
+            f" scored AS (SELECT chunk, sum(weight * count * float8 '{_K1 + 1}' / (count + float8 '{_K1 * (1 - _B)}'"
+            f" + float8 '{_K1 * _B}' * length / %s::float8)) AS score FROM places GROUP BY chunk)"
         )
 
 
