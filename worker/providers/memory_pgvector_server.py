@@ -63,7 +63,11 @@ class Session:
     def copy(self, into: str, pieces: Iterable[bytes]) -> None:
         """Adds rows in COPY's binary format, `into` being `table(columns)`."""
         statement = f"COPY {into} FROM STDIN (FORMAT binary)"
-        with gevent.Timeout(self._patience_s, NoAnswer), self.connection.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[arg-type]
+        with (
+            gevent.Timeout(self._patience_s, NoAnswer),
+            self.connection.cursor() as cursor,
+            cursor.copy(statement) as copy,
+        ):  # type: ignore[arg-type]
             for piece in pieces:
                 copy.write(piece)
 
@@ -156,13 +160,16 @@ class PostgresServer:
         import psycopg
 
         while self._idle:
-            connection = self._idle.pop()
-            with suppress(psycopg.OperationalError):
-                self._rows(connection, begin)
-                return connection
+            with suppress(psycopg.OperationalError, NoAnswer):
+                return self._opened(self._idle.pop(), begin)
+        return self._opened(self._connected(), begin)
+
+    def _opened(self, connection: "psycopg.Connection", begin: str) -> "psycopg.Connection":
+        try:
+            self._rows(connection, begin)
+        except BaseException:
             connection.close()
-        connection = self._connected()
-        self._rows(connection, begin)
+            raise
         return connection
 
     def _connected(self) -> "psycopg.Connection":

@@ -101,7 +101,12 @@ def merged(session: Session, number: int, small: Sequence[int], segment: int) ->
 
 
 def best(
-    session: Session, number: int, totals: tuple[int, int], words: Sequence[str], limit: int, only: tuple[str, list[Any]]
+    session: Session,
+    number: int,
+    totals: tuple[int, int],
+    words: Sequence[str],
+    limit: int,
+    only: tuple[str, list[Any]],
 ) -> dict[int, float]:
     """The chunks with the highest BM25, with their scores. `totals` are the bank's chunks and their words; `only`
     narrows `chunk` down.
@@ -163,9 +168,7 @@ class _Index:
 
     def of(self, weights: Mapping[str, float], chunks: list[int]) -> dict[int, float]:
         """What these words add to the scores of these chunks."""
-        among = (
-            f" AND w.segment IN (SELECT segment FROM chunks_{self._number} WHERE id = ANY(%s::bigint[]))"  # noqa: S608
-        )
+        among = f" AND w.segment IN (SELECT segment FROM chunks_{self._number} WHERE id = ANY(%s::bigint[]))"  # noqa: S608
         rows = self._session.rows(
             f"WITH {self._scored(among)} SELECT chunk, score FROM scored WHERE chunk = ANY(%s::bigint[])",  # noqa: S608
             (list(weights), list(weights.values()), chunks, self._average, chunks),
