@@ -277,14 +277,14 @@ def test_an_extension_in_a_schema_of_its_own_is_found(server: LocalPostgres) -> 
 
 def test_a_schema_of_a_newer_release_is_left_alone(postgres_url: str, schema: str, provider: PgvectorMemory) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as admin:
-        admin.execute(f"UPDATE {schema}.versions SET version = 99")
+        admin.execute(f"UPDATE {schema}.versions SET version = 99")  # noqa: S608
     assert "Upgrade" in refusal(postgres_url, schema=schema).message
 
 
 def test_what_others_hold_is_waited_for_only_so_long(postgres_url: str, schema: str, provider: PgvectorMemory) -> None:
     hurried = provider_on(postgres_url, schema, statement_timeout_s=0.2)
     with psycopg.connect(postgres_url) as other:
-        other.execute(f"SELECT 1 FROM {schema}.banks FOR UPDATE")
+        other.execute(f"SELECT 1 FROM {schema}.banks FOR UPDATE")  # noqa: S608
         with pytest.raises(ProviderError) as caught:
             put(hurried, [document("d")])
         other.rollback()
@@ -362,15 +362,12 @@ def test_an_index_finds_and_filters_are_exact_beside_it(postgres_url: str, schem
     provider = provider_on(postgres_url, schema, index="hnsw", hnsw={"ef_search": 10})
     provider.register_memory_bank(BANK)
     chance = random.Random(3)
-    put(
-        provider,
-        [
-            Document(document_id=f"{n}", chunks=[
-                Chunk(content="x", token_count=1, metadata={"n": n % 50}, embedding=[chance.gauss(0, 1) for _ in range(4)])
-            ])
-            for n in range(2000)
-        ],
-    )  # fmt: skip
+
+    def chunk(number: int) -> Chunk:
+        vector = [chance.gauss(0, 1) for _ in range(4)]
+        return Chunk(content="x", token_count=1, metadata={"n": number % 50}, embedding=vector)
+
+    put(provider, [Document(document_id=f"{number}", chunks=[chunk(number)]) for number in range(2000)])
     with psycopg.connect(postgres_url, autocommit=True) as admin:
         admin.execute(f"ANALYZE {schema}.vectors_1")
     wanted = Search(embedding=[1, 0, 0, 0], mode="vector", limit=40)

@@ -1,4 +1,4 @@
-"""`remote::pgvector`: memory banks in a PostgreSQL database, which the worker processes of any number of machines share.
+"""`remote::pgvector`: memory banks in a PostgreSQL database, which the workers of any number of machines share.
 
 Vectors are searched exactly, or where nothing narrows a search down by an HNSW index; words by BM25 over an index of
 our own.
@@ -12,7 +12,7 @@ from zlib import crc32
 import gevent
 
 from worker.providers import memory_pgvector_words as words
-from worker.providers.memory import Bank, BankKind, Document, Found, Search
+from worker.providers.memory import Bank, Document, Found, Search
 from worker.providers.memory_base import (
     MOST_WORDS,
     SearchedMemory,

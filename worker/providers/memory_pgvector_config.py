@@ -13,7 +13,7 @@ _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
 class HnswConfig(Section):
-    """How an HNSW index is built (`m`, `ef_construction`) and searched (`ef_search`); pgvector's own names and bounds."""
+    """How an HNSW index is built (`m`, `ef_construction`) and searched (`ef_search`): pgvector's names and bounds."""
 
     m: Annotated[int, Field(ge=2, le=100)] = 16
     ef_construction: Annotated[int, Field(ge=4, le=1000)] = 64

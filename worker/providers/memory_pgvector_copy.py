@@ -1,4 +1,4 @@
-"""Rows in the binary format of PostgreSQL's COPY (documentation of COPY, "Binary Format"; `recv` functions of the types).
+"""Rows in the binary format of PostgreSQL's COPY (its documentation, "Binary Format"; `recv` functions of the types).
 
 Written here because a driver would convert each number by itself: a put of 500 chunks has some 200,000 of them.
 """

@@ -125,8 +125,8 @@ class ServerErrors:
 
     def _slow(self) -> ProviderError:
         problem = (
-            f"broke off what took longer than {self._config.statement_timeout_s:g} s. Its server is busy, or others write"
-            " to the bank: try again, or raise `statement_timeout_s`."
+            f"broke off what took longer than {self._config.statement_timeout_s:g} s. Its server is busy, or others"
+            " write to the bank: try again, or raise `statement_timeout_s`."
         )
         return self._error("memory_timeout", problem, retryable=True)
 

@@ -39,7 +39,7 @@ CREATE TABLE writers(
   bank integer NOT NULL REFERENCES banks(id) ON DELETE CASCADE);
 CREATE INDEX writers_by_bank ON writers(bank);
 """
-_ALIVE = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+_ALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 class Session:
@@ -52,7 +52,7 @@ class Session:
     def rows(self, statement: str, values: Sequence[Any] | dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """What a statement returns; [] for one that returns nothing."""
         with gevent.Timeout(self._patience_s, NoAnswer), self.connection.cursor() as cursor:
-            cursor.execute(statement, values)  # type: ignore[arg-type]
+            cursor.execute(statement, values)
             return cursor.fetchall() if cursor.description is not None else []
 
     def one(self, statement: str, values: Sequence[Any] | None = None) -> tuple[Any, ...] | None:
@@ -67,7 +67,7 @@ class Session:
             gevent.Timeout(self._patience_s, NoAnswer),
             self.connection.cursor() as cursor,
             cursor.copy(statement) as copy,
-        ):  # type: ignore[arg-type]
+        ):
             for piece in pieces:
                 copy.write(piece)
 

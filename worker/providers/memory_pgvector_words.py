@@ -75,7 +75,8 @@ def forget(session: Session, number: int, chunks: Sequence[int], segments: Seque
         " WHERE w.segment = ANY(%(segments)s::bigint[]) AND w.chunks && %(chunks)s::bigint[]),"
         f" gone AS (DELETE FROM words_{number} w USING less WHERE w.word = less.word AND w.segment = less.segment"
         " AND less.c IS NULL)"
-        f" UPDATE words_{number} w SET held = cardinality(less.c), chunks = less.c, counts = less.n, lengths = less.l FROM less"
+        f" UPDATE words_{number} w SET held = cardinality(less.c), chunks = less.c, counts = less.n,"
+        " lengths = less.l FROM less"
         " WHERE w.word = less.word AND w.segment = less.segment AND less.c IS NOT NULL",
         {"chunks": list(chunks), "segments": list(segments)},
     )
@@ -89,8 +90,8 @@ def merged(session: Session, number: int, small: Sequence[int], segment: int) ->
     session.rows(
         f"WITH old AS (DELETE FROM words_{number} WHERE segment = ANY(%(small)s::bigint[]) RETURNING *),"  # noqa: S608
         " places AS (SELECT word, unnest(chunks) AS c, unnest(counts) AS n, unnest(lengths) AS l FROM old)"
-        f" INSERT INTO words_{number} SELECT word, %(segment)s, count(*), array_agg(c ORDER BY c), array_agg(n ORDER BY c),"
-        " array_agg(l ORDER BY c) FROM places GROUP BY word",
+        f" INSERT INTO words_{number} SELECT word, %(segment)s, count(*), array_agg(c ORDER BY c),"
+        " array_agg(n ORDER BY c), array_agg(l ORDER BY c) FROM places GROUP BY word",
         values,
     )
     moved = session.rows(
@@ -161,7 +162,8 @@ class _Index:
         rows = self._session.rows(
             f"WITH {self._scored('')}, kept AS MATERIALIZED (SELECT * FROM scored WHERE TRUE{condition}),"  # noqa: S608
             " least AS (SELECT coalesce((SELECT score FROM kept ORDER BY score DESC OFFSET %s LIMIT 1), 0) AS score)"
-            " SELECT kept.chunk, kept.score, least.score FROM kept, least WHERE kept.score >= least.score - %s LIMIT %s",
+            " SELECT kept.chunk, kept.score, least.score FROM kept, least WHERE kept.score >= least.score - %s"
+            " LIMIT %s",
             (list(weights), list(weights.values()), self._average, *values, limit - 1, margin, _MOST_NEAR + 1),
         )
         return (float(rows[0][2]) if rows else 0.0), {int(chunk): float(score) for chunk, score, _ in rows}
@@ -177,7 +179,7 @@ class _Index:
 
     def _scored(self, among: str) -> str:
         return (
-            "places AS (SELECT o.weight, unnest(w.chunks) AS chunk, unnest(w.counts) AS count,"
+            "places AS (SELECT o.weight, unnest(w.chunks) AS chunk, unnest(w.counts) AS count,"  # noqa: S608
             " unnest(w.lengths) AS length FROM unnest(%s::text[], %s::float8[]) AS o(word, weight)"
             # OFFSET 0: by the index, also where the planner knows nothing about the table yet.
             f" CROSS JOIN LATERAL (SELECT * FROM words_{self._number} w WHERE w.word = o.word{among} OFFSET 0) w),"
