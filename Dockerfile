@@ -11,7 +11,7 @@ WORKDIR /src
 # The dependencies lie in a layer of their own, which a change of the code leaves alone.
 COPY pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; \
-      print(*p['dependencies'], *e['memory'], sep='\n')" \
+      print(*p['dependencies'], *e['memory'], *e['pgvector'], sep='\n')" \
       > requirements.txt \
     && /opt/turnstone/bin/pip install -r requirements.txt
 COPY README.md LICENSE ./

@@ -83,7 +83,7 @@ clean: ## Remove what set-up and tests made; data in .turnstone stay
 
 .venv/.dev: pyproject.toml .venv/.run
 	@echo "Installing what lint, types and tests need"
-	@$(PIP) install --group dev
+	@$(PIP) install --group dev -e '.[pgvector]'
 	@$(PIP) install --only-binary wordllama -e '.[embeddings]' || \
 		echo "The inline embedding model has no build for this system: its tests are skipped."
 	@touch $@

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgreskit import postgres_with_pgvector
 from waiting import wait_for
 
 from shared.cli.binaries import find_binary
@@ -46,6 +47,13 @@ def redis_url() -> Iterator[str]:
         guard.remove(process.pid)
         guard.close()
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a PostgreSQL server that has pgvector."""
+    with postgres_with_pgvector() as url:
+        yield url
 
 
 @pytest.fixture

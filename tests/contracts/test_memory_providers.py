@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgreskit import own_schema
 
 from shared.errors import ConfigError, ProviderError
 from shared.runconfig import ProviderInstance, Providers, RunConfig
@@ -35,7 +36,7 @@ def built_yours(folder: Path) -> MemoryProvider:
     return built(YOURS, json.loads(config), provider_id="yours")
 
 
-@pytest.fixture(params=["sqlite", "example", *(["yours"] if YOURS else [])])
+@pytest.fixture(params=["sqlite", "pgvector", "pgvector with hnsw", "example", *(["yours"] if YOURS else [])])
 def provider(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[MemoryProvider]:
@@ -45,8 +46,12 @@ def provider(
         elif request.param == "example":
             monkeypatch.syspath_prepend(EXAMPLE)
             provider = built("my_company.notes:NotesMemory", {"path": str(tmp_path / "sub" / "notes")})
-        else:
+        elif request.param == "yours":
             provider = built_yours(tmp_path)
+        else:
+            url = request.getfixturevalue("postgres_url")
+            more = {"index": "hnsw"} if request.param == "pgvector with hnsw" else {}
+            provider = built("remote::pgvector", {"url": url, "schema": stack.enter_context(own_schema(url)), **more})
         stack.callback(provider.close)
         yield provider
 

@@ -8,15 +8,20 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from heldout import NAMES, Collection, Half, collection, mean_reciprocal_rank, recall
+from postgreskit import own_schema
+from pydantic import SecretStr
 
 from worker.providers.inference import EmbeddingRequest
-from worker.providers.memory import Bank, BankKind, Chunk, Document, Found, Mode, Search
+from worker.providers.memory import Bank, BankKind, Chunk, Document, Found, MemoryProvider, Mode, Search
 from worker.providers.memory_base import fused
+from worker.providers.memory_pgvector import PgvectorMemory
+from worker.providers.memory_pgvector_config import PgvectorConfig
 from worker.providers.memory_sqlite import SqliteMemory, SqliteMemoryConfig
 from worker.providers.scripted_embedding import scripted_embedding
 from worker.providers.wordllama import MODEL, WordllamaConfig, WordllamaInference
@@ -53,7 +58,7 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteMemory]:
 class Indexed:
     """A collection in a bank of its own."""
 
-    def __init__(self, memory: SqliteMemory, name: str, texts: Collection, embed: Embed) -> None:
+    def __init__(self, memory: MemoryProvider, name: str, texts: Collection, embed: Embed) -> None:
         self._memory = memory
         self.texts = texts
         self.bank = Bank(
@@ -104,10 +109,18 @@ def measured(memory: SqliteMemory, called: str, embed: Embed) -> dict[Mode, tupl
     return found
 
 
-@pytest.fixture(scope="module")
-def genesis(memory: SqliteMemory) -> Indexed:
+@pytest.fixture(scope="module", params=["sqlite", "pgvector"])
+def genesis(request: pytest.FixtureRequest) -> Iterator[Indexed]:
     """One collection, embedded by letters: to compare ways of searching it takes no model."""
-    return Indexed(memory, "genesis", collection("genesis", Half.HELD_OUT, 1), scripted)
+    with ExitStack() as stack:
+        provider: MemoryProvider
+        if request.param == "sqlite":
+            provider = request.getfixturevalue("memory")
+        else:
+            url = request.getfixturevalue("postgres_url")
+            config = PgvectorConfig(url=SecretStr(url), schema=stack.enter_context(own_schema(url)))
+            provider = stack.enter_context(closing(PgvectorMemory(provider_id="it", config=config)))
+        yield Indexed(provider, "genesis", collection("genesis", Half.HELD_OUT, 1), scripted)
 
 
 def cosine(one: Sequence[float], other: Sequence[float]) -> float:

@@ -14,6 +14,8 @@ from shared.runconfig.origin import KeyPath, Origin
 from worker.providers.imported import build_imported, is_import_path
 from worker.providers.inference import InferenceProvider
 from worker.providers.memory import MemoryProvider
+from worker.providers.memory_pgvector import PgvectorMemory
+from worker.providers.memory_pgvector_config import PgvectorConfig
 from worker.providers.memory_sqlite import SqliteMemory, SqliteMemoryConfig
 from worker.providers.ollama import OllamaConfig, OllamaInference
 from worker.providers.openai import OpenAIInference
@@ -61,6 +63,7 @@ INFERENCE_TYPES: dict[str, ProviderType[InferenceProvider]] = {
 
 MEMORY_TYPES: dict[str, ProviderType[MemoryProvider]] = {
     "inline::sqlite": ProviderType(config=SqliteMemoryConfig, make=SqliteMemory),
+    "remote::pgvector": ProviderType(config=PgvectorConfig, make=PgvectorMemory),
 }
 
 

@@ -2,13 +2,15 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
+import orjson
+
 from shared.errors import ProviderError
-from worker.providers.memory import Bank, BankKind, Document, Found, MemoryProvider, Search
+from worker.providers.memory import Bank, BankKind, Chunk, Document, Found, MemoryProvider, Search
 
 MOST_DIMENSIONS = 8192
 _CANDIDATES = 50
@@ -16,6 +18,8 @@ _CANDIDATES = 50
 _MEANING = 0.4
 """The weight of meaning; that of words is the rest. Both numbers were chosen on the first half of the texts that the
 tests of retrieval quality ask about, and are reported on the second: docs/memory.md has the figures."""
+MOST_WORDS = 200
+"""Of a query: what is more is a document, and searched by its first words."""
 
 
 class SearchedMemory(MemoryProvider):
@@ -127,3 +131,48 @@ def _heights(scores: Sequence[float]) -> list[float]:
     spread = math.sqrt(fmean([(score - mean) ** 2 for score in scores]))
     # What differs by rounding alone is the same.
     return [(score - least) / spread if spread > 1e-9 * (abs(mean) + 1) else 0.0 for score in scores]
+
+
+def has_words(bank: Bank) -> bool:
+    """Whether it is searched by words."""
+    return bank.kind in (BankKind.VECTOR, BankKind.KEYWORD)
+
+
+def entity_key(entity: str) -> str:
+    """Entities are the same whatever their case, and whatever space is around them."""
+    return entity.strip().casefold()
+
+
+def links_of(document: Document) -> tuple[set[str], set[tuple[str, str]]]:
+    """A document's entities, and which are related, both ways: keys."""
+    pairs = {(entity_key(one), entity_key(other)) for one, _, other in document.relations}
+    entities = {entity_key(entity) for entity in document.entities} | {entity for pair in pairs for entity in pair}
+    return entities, {*pairs, *((other, one) for one, other in pairs)}
+
+
+def distances(search: Search, related: Callable[[list[str]], Iterable[str]]) -> dict[str, int]:
+    """Entities by how many relations they are away from those that are asked for, at most `search.depth`. `related`
+    gives those that are one away from any of some."""
+    found = {entity_key(entity): 0 for entity in search.entities}
+    edge = list(found)
+    for distance in range(1, search.depth + 1):
+        edge = list(dict.fromkeys(other for other in related(edge) if other not in found))
+        if not edge:
+            break
+        found |= dict.fromkeys(edge, distance)
+    return found
+
+
+def scored_by_distance(pairs: Iterable[tuple[str, str]], away: dict[str, int]) -> dict[str, float]:
+    """Documents by the nearest of their entities, best first; `pairs` are a document's id and an entity."""
+    scores: dict[str, float] = {}
+    for name, entity in pairs:
+        scores[name] = max(scores.get(name, 0.0), 1 / (1 + away[entity]))
+    return dict(sorted(scores.items(), key=lambda item: -item[1]))
+
+
+def found_in(row: Sequence[Any]) -> Found:
+    """Of (document_id, position, content, token_count, metadata as JSON, score)."""
+    name, position, content, tokens, metadata, score = row
+    chunk = Chunk(content=content, token_count=tokens, metadata=orjson.loads(metadata))
+    return Found(document_id=name, position=position, chunk=chunk, score=float(score))

@@ -13,15 +13,22 @@ import orjson
 from pydantic import Field
 
 from shared.runconfig.model import Seconds, Section
-from worker.providers.memory import Bank, BankKind, Chunk, Document, Found, Search
-from worker.providers.memory_base import SearchedMemory
+from worker.providers.memory import Bank, BankKind, Document, Found, Search
+from worker.providers.memory_base import (
+    MOST_WORDS,
+    SearchedMemory,
+    distances,
+    found_in,
+    has_words,
+    links_of,
+    scored_by_distance,
+)
 from worker.providers.memory_sqlite_file import SqliteFile
 
 if TYPE_CHECKING:
     import apsw
 
 _WORD = re.compile(r"\w+")
-_MOST_WORDS = 200
 _COLUMNS = "d.document_id, c.position, c.content, c.token_count, c.metadata"
 _FROM = "chunks c JOIN documents d ON d.id = c.document"
 _HAS = (
@@ -95,7 +102,7 @@ class SqliteMemory(SearchedMemory):
             "INSERT INTO banks(resource_id, kind, model, dimension) VALUES (?, ?, ?, ?)", (bank.resource_id, *wanted)
         )
         number = connection.last_insert_rowid()
-        if _has_words(bank):
+        if has_words(bank):
             connection.execute(
                 f"CREATE VIRTUAL TABLE words_{number} USING fts5(content, content='', contentless_delete=1,"
                 " tokenize='unicode61 remove_diacritics 2')"
@@ -142,7 +149,7 @@ class SqliteMemory(SearchedMemory):
         )
 
     def _by_words(self, bank: Bank, search: Search, limit: int) -> list[Found]:
-        words = list(dict.fromkeys(_WORD.findall(search.text.lower())))[:_MOST_WORDS]
+        words = list(dict.fromkeys(_WORD.findall(search.text.lower())))[:MOST_WORDS]
         if not words:
             return []
         return self._best(
@@ -166,7 +173,7 @@ class SqliteMemory(SearchedMemory):
                 " JOIN chunks c ON c.id = hits.rowid JOIN documents d ON d.id = c.document ORDER BY hits.score DESC",
                 (wanted, *values),
             )
-            return [_found(row) for row in rows]
+            return [found_in(row) for row in rows]
 
         return self._file.read(look)
 
@@ -176,16 +183,13 @@ class SqliteMemory(SearchedMemory):
     def _by_entities(self, bank: Bank, search: Search) -> list[Found]:
         def look(connection: "apsw.Connection") -> dict[str, float]:
             number = self._number(connection, bank)
-            distances = _distances(connection, number, search)
+            away = distances(search, lambda entities: _related(connection, number, entities))
             rows = connection.execute(
                 "SELECT d.document_id, e.entity FROM json_each(?) wanted"
                 " JOIN entities e ON e.bank = ? AND e.entity = wanted.value JOIN documents d ON d.id = e.document",
-                (_json(list(distances)), number),
+                (_json(list(away)), number),
             )
-            best: dict[str, float] = {}
-            for name, entity in rows:
-                best[name] = max(best.get(name, 0.0), 1 / (1 + distances[entity]))
-            return dict(sorted(best.items(), key=lambda item: -item[1]))
+            return scored_by_distance(rows, away)
 
         return self._documents(bank, search, self._file.read(look))
 
@@ -202,7 +206,7 @@ class SqliteMemory(SearchedMemory):
                 " ORDER BY wanted.key, c.position LIMIT ?",
                 (_json(list(scores)), number, self._now(), *values, search.limit),
             )
-            return [_found((*row[:5], scores[row[0]])) for row in rows]
+            return [found_in((*row[:5], scores[row[0]])) for row in rows]
 
         return self._file.read(look)
 
@@ -220,10 +224,6 @@ class SqliteMemory(SearchedMemory):
             f" AND (d.expires_at IS NULL OR d.expires_at > ?){conditions})"
         )
         return only, [number, now, *values]
-
-
-def _has_words(bank: Bank) -> bool:
-    return bank.kind in (BankKind.VECTOR, BankKind.KEYWORD)
 
 
 def _drop(connection: "apsw.Connection", resource_id: str) -> None:
@@ -244,7 +244,7 @@ def _remove(connection: "apsw.Connection", bank: Bank, number: int, document_ids
         if document is None:
             continue
         chunks = "SELECT id FROM chunks WHERE document = ?"
-        if _has_words(bank):
+        if has_words(bank):
             connection.execute(f"DELETE FROM words_{number} WHERE rowid IN ({chunks})", (document,))  # noqa: S608
         if bank.kind is BankKind.VECTOR:
             connection.execute(f"DELETE FROM vectors_{number} WHERE rowid IN ({chunks})", (document,))  # noqa: S608
@@ -265,32 +265,24 @@ def _add(connection: "apsw.Connection", bank: Bank, number: int, document: Docum
             (own, position, chunk.content, chunk.token_count, _json(chunk.metadata)),
         )
         rowid = connection.last_insert_rowid()
-        if _has_words(bank):
+        if has_words(bank):
             connection.execute(f"INSERT INTO words_{number}(rowid, content) VALUES (?, ?)", (rowid, chunk.content))  # noqa: S608
         if bank.kind is BankKind.VECTOR:
             connection.execute(
                 f"INSERT INTO vectors_{number}(rowid, embedding) VALUES (?, ?)",  # noqa: S608
                 (rowid, _packed(chunk.embedding or ())),
             )
-    pairs = {(_key(one), _key(other)) for one, _, other in document.relations}
-    entities = {_key(entity) for entity in document.entities} | {entity for pair in pairs for entity in pair}
+    entities, pairs = links_of(document)
     connection.executemany("INSERT INTO entities VALUES (?, ?, ?)", [(number, entity, own) for entity in entities])
-    both = {*pairs, *((other, one) for one, other in pairs)}
-    connection.executemany("INSERT INTO relations VALUES (?, ?, ?, ?)", [(number, *pair, own) for pair in both])
+    connection.executemany("INSERT INTO relations VALUES (?, ?, ?, ?)", [(number, *pair, own) for pair in pairs])
 
 
-def _distances(connection: "apsw.Connection", number: int, search: Search) -> dict[str, int]:
-    """Entities by how many relations they are away from those that are asked for."""
-    distances = {_key(entity): 0 for entity in search.entities}
-    edge = list(distances)
-    for distance in range(1, search.depth + 1):
-        rows = connection.execute(
-            "SELECT DISTINCT r.other FROM json_each(?) edge JOIN relations r ON r.bank = ? AND r.entity = edge.value",
-            (_json(edge), number),
-        )
-        edge = [other for (other,) in rows if other not in distances]
-        distances |= dict.fromkeys(edge, distance)
-    return distances
+def _related(connection: "apsw.Connection", number: int, entities: Sequence[str]) -> list[str]:
+    rows = connection.execute(
+        "SELECT DISTINCT r.other FROM json_each(?) edge JOIN relations r ON r.bank = ? AND r.entity = edge.value",
+        (_json(entities), number),
+    )
+    return [other for (other,) in rows]
 
 
 def _conditions(search: Search) -> tuple[str, list[Any]]:
@@ -299,17 +291,6 @@ def _conditions(search: Search) -> tuple[str, list[Any]]:
     for name, wanted in search.filters.items():
         values += [_json(wanted if isinstance(wanted, list) else [wanted]), name]
     return _HAS * len(search.filters), values
-
-
-def _key(entity: str) -> str:
-    """Entities are the same whatever their case, and whatever space is around them."""
-    return entity.strip().casefold()
-
-
-def _found(row: Sequence[Any]) -> Found:
-    name, position, content, tokens, metadata, score = row
-    chunk = Chunk(content=content, token_count=tokens, metadata=orjson.loads(metadata))
-    return Found(document_id=name, position=position, chunk=chunk, score=float(score))
 
 
 def _packed(vector: Sequence[float]) -> bytes:
