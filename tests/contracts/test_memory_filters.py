@@ -1,6 +1,7 @@
 """Filters of a search: any key and any value, on every memory provider as in plain Python."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -8,7 +9,8 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_memory_providers import document, put, sqlite
+from postgreskit import own_schema
+from test_memory_providers import EXAMPLE, built, document, put
 
 from worker.providers.memory import Bank, BankKind, MemoryProvider, Search
 
@@ -26,12 +28,21 @@ VALUES = st.none() | st.booleans() | WHOLE | REAL | TEXTS | st.sampled_from(["1"
 NESTED = st.lists(VALUES, max_size=2) | st.dictionaries(KEYS, VALUES, max_size=2)
 
 
-@pytest.fixture(scope="module", params=[sqlite])
+@pytest.fixture(scope="module", params=["sqlite", "pgvector", "example"])
 def provider(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryProvider]:
     folder: Path = tmp_path_factory.mktemp("filters")
-    provider: MemoryProvider = request.param(folder)
-    yield provider
-    provider.close()
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            provider = built("inline::sqlite", {"path": str(folder / "memory.sqlite3")})
+        elif request.param == "example":
+            stack.enter_context(pytest.MonkeyPatch.context()).syspath_prepend(EXAMPLE)
+            provider = built("my_company.notes:NotesMemory", {"path": str(folder / "notes")})
+        else:
+            url = request.getfixturevalue("postgres_url")
+            schema = stack.enter_context(own_schema(url))
+            provider = built("remote::pgvector", {"url": url, "schema": schema})
+        stack.callback(provider.close)
+        yield provider
 
 
 @st.composite
@@ -58,6 +69,15 @@ def same(one: Any, other: Any) -> bool:
     if is_number(one) and is_number(other):
         return bool(number(one) == number(other))
     return type(one) is type(other) and not isinstance(one, list | dict) and one == other
+
+
+def as_read(value: Any) -> Any:
+    """Metadata as a client reads them: JSON has one kind of number, and a store may give 1e16 back as a whole one."""
+    if isinstance(value, dict):
+        return {name: as_read(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [as_read(one) for one in value]
+    return float(value) if is_number(value) else value
 
 
 def is_number(value: Any) -> bool:
@@ -95,4 +115,4 @@ def test_filters_find_what_plain_python_finds(
 
     expected = {f"d{at}" for at, one in enumerate(metadata) if holds(one, filters)}
     assert {one.document_id for one in found} == expected
-    assert all(one.chunk.metadata == metadata[int(one.document_id[1:])] for one in found)
+    assert all(as_read(one.chunk.metadata) == as_read(metadata[int(one.document_id[1:])]) for one in found)

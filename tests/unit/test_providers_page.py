@@ -24,7 +24,7 @@ TYPES: list[tuple[str, str, type[BaseModel]]] = [
     for name, kind in types.items()  # type: ignore[attr-defined]
 ]
 KEYS = [
-    pytest.param(section, name, key, field.default, id=f"{name} {key}")
+    pytest.param(section, name, field.alias or key, field.default, id=f"{name} {key}")
     for section, name, config in TYPES
     for key, field in config.model_fields.items()
 ]
