@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 import psutil
 import pytest
+from postgreskit import PASSWORD, own_schema
 from stack import DEADLINE_S, Stack, running, scripted
 from test_documents import DEFAULT_URL, block
 from waiting import wait_for
@@ -356,3 +357,25 @@ def memory_worker(stack: Stack) -> psutil.Process:
 
     wait_for(there, "there is a memory worker", seconds=DEADLINE_S)
     return found[0]
+
+
+def test_banks_in_postgresql_are_served_by_every_worker(tmp_path: Path, postgres_url: str) -> None:
+    config = config_of(tmp_path)
+    with own_schema(postgres_url) as schema:
+        config["providers"]["memory"][0] |= {
+            "provider_type": "remote::pgvector",
+            "config": {"url": postgres_url, "schema": schema},
+        }
+        with running(tmp_path, config) as stack, stack.http() as http:
+            inserted(
+                http, bank(http, "p-vector", "vector"), document("v", "The cat sleeps"), document("w", "Rates rise")
+            )
+            inserted(http, "p-vector", document("w", "Rates fall"))
+
+            assert names(http, "p-vector", "sleeping cats", max_chunks=1) == ["v"]
+            assert names(http, "p-vector", "rise", mode="keyword") == []
+            assert names(http, "p-vector", "rates falling", mode="hybrid")[0] == "w"
+            answer = http.get("/providers")
+            told = {one["provider_id"]: one for one in answer.json()["data"]}["one"]
+            assert told["provider_type"] == "remote::pgvector" and told["health"]["status"] == "OK"
+            assert PASSWORD not in answer.text

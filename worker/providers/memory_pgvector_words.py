@@ -147,7 +147,7 @@ class _Index:
         """The chunks with the best scores by these words."""
         condition, values = only
         rows = self._session.rows(
-            f"WITH {self._scored('')} SELECT chunk, score FROM scored WHERE TRUE{condition}"  # noqa: S608
+            f"WITH {self._scored(only=condition)} SELECT chunk, score FROM scored"  # noqa: S608
             " ORDER BY score DESC, chunk LIMIT %s",
             (list(weights), list(weights.values()), self._average, *values, limit),
         )
@@ -160,9 +160,9 @@ class _Index:
         are at most `margin` below it, or more than `_MOST_NEAR` of them."""
         condition, values = only
         rows = self._session.rows(
-            f"WITH {self._scored('')}, kept AS MATERIALIZED (SELECT * FROM scored WHERE TRUE{condition}),"  # noqa: S608
-            " least AS (SELECT coalesce((SELECT score FROM kept ORDER BY score DESC OFFSET %s LIMIT 1), 0) AS score)"
-            " SELECT kept.chunk, kept.score, least.score FROM kept, least WHERE kept.score >= least.score - %s"
+            f"WITH {self._scored(only=condition)},"  # noqa: S608
+            " least AS (SELECT coalesce((SELECT score FROM scored ORDER BY score DESC OFFSET %s LIMIT 1), 0) AS score)"
+            " SELECT scored.chunk, scored.score, least.score FROM scored, least WHERE scored.score >= least.score - %s"
             " LIMIT %s",
             (list(weights), list(weights.values()), self._average, *values, limit - 1, margin, _MOST_NEAR + 1),
         )
@@ -172,12 +172,12 @@ class _Index:
         """What these words add to the scores of these chunks."""
         among = f" AND w.segment IN (SELECT segment FROM chunks_{self._number} WHERE id = ANY(%s::bigint[]))"  # noqa: S608
         rows = self._session.rows(
-            f"WITH {self._scored(among)} SELECT chunk, score FROM scored WHERE chunk = ANY(%s::bigint[])",  # noqa: S608
+            f"WITH {self._scored(among=among, only=' AND chunk = ANY(%s::bigint[])')} SELECT chunk, score FROM scored",  # noqa: S608
             (list(weights), list(weights.values()), chunks, self._average, chunks),
         )
         return {int(chunk): float(score) for chunk, score in rows}
 
-    def _scored(self, among: str) -> str:
+    def _scored(self, *, among: str = "", only: str = "") -> str:
         return (
             "places AS (SELECT o.weight, unnest(w.chunks) AS chunk, unnest(w.counts) AS count,"  # noqa: S608
             " unnest(w.lengths) AS length FROM unnest(%s::text[], %s::float8[]) AS o(word, weight)"
@@ -185,7 +185,7 @@ class _Index:
             f" CROSS JOIN LATERAL (SELECT * FROM words_{self._number} w WHERE w.word = o.word{among} OFFSET 0) w),"
             # Numbers without a type are decimals here, and ten times as slow.
             f" scored AS (SELECT chunk, sum(weight * count * float8 '{_K1 + 1}' / (count + float8 '{_K1 * (1 - _B)}'"
-            f" + float8 '{_K1 * _B}' * length / %s::float8)) AS score FROM places GROUP BY chunk)"
+            f" + float8 '{_K1 * _B}' * length / %s::float8)) AS score FROM places WHERE TRUE{only} GROUP BY chunk)"
         )
 
 
