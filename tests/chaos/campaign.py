@@ -35,8 +35,6 @@ PROFILES = {
     "early": replace(_INSERTS, kinds={**_NONE, kinds.KILL_MEMORY: 10}),
     "order": _INSERTS,
     "double": replace(_INSERTS, kinds={**_NONE, kinds.KILL_MEMORY: 6, kinds.STOP_MEMORY: 10}),
-    # An API is killed between the store's acceptance of a job and the note of its key: each takes a while to come.
-    "key": replace(_INSERTS, api_link_s=0.1, kinds={**_NONE, kinds.KILL_API: 16}, quiet_s=60),
     "again": replace(_SHORT, jobs=20, kinds=_NONE),
 }
 

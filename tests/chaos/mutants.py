@@ -16,7 +16,6 @@ Of memory:
 - `early`: an insert job tells of a batch before it is stored.
 - `order`: whoever puts a document last wins, whichever job began later.
 - `double`: whoever takes a job over begins with its first document, and chunks that the same job has put stay.
-- `key`: the ids of a job do not follow from its request's Idempotency-Key (in the APIs: `mutated_api.py`).
 - `again`: what was found for a turn is read by the later turns of its session as well.
 """
 
@@ -27,9 +26,7 @@ from functools import cache
 from hashlib import sha1
 from pathlib import Path
 
-MUTANTS = ("fence", "tail", "renew", "reap", "early", "order", "double", "key", "again")
-API_MUTANT = "CHAOS_MUTANT"
-"""The environment variable by which an API learns which one it is."""
+MUTANTS = ("fence", "tail", "renew", "reap", "early", "order", "double", "again")
 _HEARTBEAT = "heartbeat"
 
 Edit = tuple[str, str]
@@ -91,7 +88,6 @@ MODULES: dict[str, dict[str, list[Edit]]] = {
              " (number, document.document_id)).get"),
         ],
     },
-    "key": {"api.jobs": [("if insertion.idempotency_key is None:", "if True:")]},
     "again": {
         "worker.context": [
             ('turn_messages(turn["input_messages"], turn["steps"])',
@@ -106,15 +102,6 @@ MODULES: dict[str, dict[str, list[Edit]]] = {
 def launcher(mutant: str | None) -> tuple[str, ...] | None:
     """What starts a worker; None for one without a mutant."""
     return None if mutant is None else (sys.executable, str(Path(__file__)), mutant)
-
-
-def api_launcher(mutant: str | None) -> tuple[tuple[str, ...] | None, dict[str, str]]:
-    """What starts an API, and in which environment."""
-    if "api.jobs" not in MODULES.get(mutant or "", {}):
-        return None, {}
-    here = Path(__file__).parent
-    command = (sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "mutated_api:app")
-    return command, {API_MUTANT: str(mutant), "PYTHONPATH": f"{here.parent.parent}:{here}"}
 
 
 def change_modules(changes: Mapping[str, list[Edit]]) -> None:
@@ -161,7 +148,7 @@ def _worker(mutant: str) -> None:
 
     monkey.patch_all()
     mutate(mutant)
-    change_modules({name: edits for name, edits in MODULES.get(mutant, {}).items() if name.startswith("worker.")})
+    change_modules(MODULES.get(mutant, {}))
     import worker.heartbeat as heartbeat
     from worker.main import main
     from worker.reaper import Reaper

@@ -19,7 +19,7 @@ from chaos.evidence import Evidence, Injected
 from chaos.faults import HERE, Faults, Slot, seen_owners, seen_writers, serves, start_proxy
 from chaos.memory_clients import Inserts
 from chaos.memory_plans import PROVIDER, JobPlan, random_burst
-from chaos.mutants import api_launcher, launcher
+from chaos.mutants import launcher
 from chaos.oracle import Verdict, judge
 from chaos.plans import random_plan
 from chaos.schedule import START_WORKER, schedule
@@ -34,7 +34,7 @@ ROOT = HERE.parent.parent
 class Settings:
     """A run. `kinds` gives other numbers of faults than follow from `kills`; `silence_s` makes every provider silent
     for so long in each turn; `quiet_s` bounds the wait for the last turns once faults and submits are over. The bank
-    that passes is made anew `renewals` times. `api_link_s` is how long each answer of the store takes to the APIs."""
+    that passes is made anew `renewals` times."""
 
     seed: int
     turns: int = 500
@@ -45,7 +45,6 @@ class Settings:
     workers: int = 3
     memory_workers: int = 2
     apis: int = 2
-    api_link_s: float = 0.0
     lease_s: float = 3.0
     quiet_s: float = 90.0
     silence_s: float = 0.0
@@ -121,8 +120,6 @@ class _Run:
             rooms.until(lambda slot=slot: serves(rooms, slot), f"a {slot.kind} serves")  # type: ignore[misc]
         # Banks are registered and deleted by it. Nothing is done to it, and it gives no sign of life.
         rooms.calls_worker()
-        for slot in self.apis if settings.api_link_s else ():
-            self.proxy.tell("slow", slot.link, settings.api_link_s)
         ports = [slot.port for slot in self.apis]
         self._clients = Clients(ports=ports, evidence=evidence, seed=settings.seed)
         self._inserts = Inserts(clients=self._clients, evidence=evidence, seed=settings.seed)
@@ -260,8 +257,7 @@ class _Run:
         return self._rooms.worker(queue=MEMORY_QUEUE, launcher=launcher(self._settings.mutant), environ=environ)
 
     def _api(self, slot: Slot) -> Room:
-        command, environ = api_launcher(self._settings.mutant)
-        return self._rooms.api(port=slot.port, launcher=command, environ={**self._link(slot), **environ})
+        return self._rooms.api(port=slot.port, environ=self._link(slot))
 
     def _link(self, slot: Slot) -> dict[str, str]:
         url = f"redis://127.0.0.1:{slot.link}/0"

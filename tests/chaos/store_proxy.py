@@ -7,7 +7,6 @@ One port for each room, so that the link of one alone can fail. Commands on stan
   connection pass: nothing has been asked for yet.
 - `stall PORT SECONDS`: nothing passes, either way; then all of it does.
 - `cut PORT`: every connection is cut at once.
-- `slow PORT SECONDS`: from now on each answer of the store takes so much longer.
 
 Each answer that was lost and each connection that was cut is a line on standard output.
 """
@@ -27,7 +26,6 @@ class Link:
     port: int
     to_lose: int = 0
     stalled: bool = False
-    slow_s: float = 0.0
     open: set["Side"] = field(default_factory=set)
 
     def lose(self) -> None:
@@ -72,9 +70,6 @@ class Side(asyncio.Protocol):
             if self.link.to_lose > 0 and self._answers > GREETINGS:
                 self.link.lose()
                 self.abort()
-                return
-            if self.link.slow_s:
-                asyncio.get_running_loop().call_later(self.link.slow_s, self.other.write, data)
                 return
         self.other.write(data)
 
@@ -133,8 +128,6 @@ class Proxy:
         link = self._links[int(port)]
         if command == "lose":
             link.to_lose = int(number)
-        elif command == "slow":
-            link.slow_s = float(number)
         elif command == "cut":
             link.cut()
         elif command == "stall":
