@@ -2,9 +2,9 @@
 
     python bench/idle.py [--seconds 20] [--workers 3] [--into bench/results/idle.json]
 
-Starts `turnstone dev` in a folder of its own, with workers of one place each and the embedded memory, and looks at it twice: with no turn at
-all, and with a thousand turns that wait because each worker is busy with one that says a word a minute. The second look
-begins when the reaper has come to its longest pause between two hints of a turn.
+Starts `turnstone dev` in a folder of its own, with workers of one place each and the embedded memory, and looks at it
+twice: with no turn at all, and with a thousand turns that wait because each worker is busy with one that says a word a
+minute. The second look begins when the reaper has come to its longest pause between two hints of a turn.
 
 With PYTHONPATH set to another checkout that one is measured.
 """
