@@ -188,3 +188,12 @@ def test_a_missing_library_is_named_with_its_install_command(tmp_path: Path, mon
     )
     with pytest.raises(ConfigError, match=r"needs apsw\..*pip install 'turnstone\[memory\]'"):
         provider_on(tmp_path / "memory.sqlite3")
+
+
+def test_a_new_file_has_pages_that_hold_whole_vectors(tmp_path: Path) -> None:
+    path = tmp_path / "memory.sqlite3"
+    provider = provider_on(path)
+    provider.register_memory_bank(BANK)
+    provider.close()
+
+    assert apsw.Connection(str(path)).pragma("page_size") == 16_384

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _VERSION = 1
+_PAGE_BYTES = 16_384
+"""Of a new file. A search by meaning reads every vector, and they lie in long rows: with SQLite's own pages of 4 KB a
+third of its time went into finding the next page."""
 _SCHEMA = """
 CREATE TABLE banks(
   id INTEGER PRIMARY KEY, resource_id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, model TEXT, dimension INTEGER);
@@ -116,6 +119,7 @@ class SqliteFile:
         connection.enable_load_extension(True)
         connection.load_extension(sqlite_vec.loadable_path())
         connection.enable_load_extension(False)
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
         self._migrate(connection)
         return connection
