@@ -197,3 +197,21 @@ def test_a_new_file_has_pages_that_hold_whole_vectors(tmp_path: Path) -> None:
     provider.close()
 
     assert apsw.Connection(str(path)).pragma("page_size") == 16_384
+
+
+def test_common_words_of_a_question_decide_nothing_where_others_find_enough(tmp_path: Path) -> None:
+    provider = provider_on(tmp_path / "memory.sqlite3")
+    provider.register_memory_bank(BANK)
+    put(
+        provider, [document(f"d{number}", f"the plan of {'gardens' if number < 3 else 'roads'}") for number in range(9)]
+    )
+
+    telling = provider.search(BANK, Search(text="the gardens", limit=3))
+    alone = provider.search(BANK, Search(text="gardens", limit=3))
+    filled_up = provider.search(BANK, Search(text="the gardens", limit=5))
+    common = provider.search(BANK, Search(text="The plan of", limit=9))
+    provider.close()
+
+    assert telling == alone and {one.document_id for one in telling} == {"d0", "d1", "d2"}
+    assert {one.document_id for one in filled_up[:3]} == {"d0", "d1", "d2"} and len(filled_up) == 5
+    assert len(common) == 9, "a question of common words alone is answered too"
