@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from waiting import wait_for
 from shared.errors import ConfigError, ProviderError
 from worker.providers.memory import Bank, BankKind, Chunk, Document, Search
 from worker.providers.memory_sqlite import SqliteMemory, SqliteMemoryConfig
+from worker.providers.memory_sqlite_file import SqliteFile
 
 BANK = Bank(
     identifier="b", resource_id="b", kind=BankKind.VECTOR, embedding_model="e", embedding_dimension=4
@@ -215,3 +217,23 @@ def test_common_words_of_a_question_decide_nothing_where_others_find_enough(tmp_
     assert telling == alone and {one.document_id for one in telling} == {"d0", "d1", "d2"}
     assert {one.document_id for one in filled_up[:3]} == {"d0", "d1", "d2"} and len(filled_up) == 5
     assert len(common) == 9, "a question of common words alone is answered too"
+
+
+def test_no_more_searches_run_at_once_than_there_are_cores(tmp_path: Path) -> None:
+    file = SqliteFile(path=str(tmp_path / "memory.sqlite3"), busy_timeout_s=30, provider_id="it")
+    cores, lock, running, most = os.cpu_count() or 1, threading.Lock(), 0, 0
+
+    def look(connection: apsw.Connection) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        connection.execute("WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n LIMIT 300000)"
+                           " SELECT sum(i) FROM n").fetchall()  # fmt: skip
+        with lock:
+            running -= 1
+
+    gevent.joinall([gevent.spawn(file.read, look) for _ in range(4 * cores)], raise_error=True)
+    file.close()
+
+    assert 1 <= most <= cores
