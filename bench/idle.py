@@ -2,9 +2,9 @@
 
     python bench/idle.py [--seconds 20] [--workers 3] [--into bench/results/idle.json]
 
-Starts `turnstone dev` in a folder of its own, with workers of one place each, and looks at it twice: with no turn at
-all, and with a thousand turns that wait because each worker is busy with one that says a word a minute. The second look
-begins when the reaper has come to its longest pause between two hints of a turn.
+Starts `turnstone dev` in a folder of its own, with workers of one place each and the embedded memory, and looks at it
+twice: with no turn at all, and with a thousand turns that wait because each worker is busy with one that says a word a
+minute. The second look begins when the reaper has come to its longest pause between two hints of a turn.
 
 With PYTHONPATH set to another checkout that one is measured.
 """
@@ -31,6 +31,7 @@ import psutil
 import redis
 
 from shared.cli.store import socket_path
+from shared.queues import CALLS_QUEUE, MEMORY_QUEUE, TURNS_QUEUE
 
 Json = dict[str, Any]
 
@@ -44,7 +45,8 @@ SHOWN = 12  # commands
 RULES = [{"match": "^busy", "text": "word " * 60, "token_ms": 60_000, "first_token_ms": 60_000}]
 CONFIG = {
     "providers": {
-        "inference": [{"provider_id": "script", "provider_type": "inline::scripted", "config": {"rules": RULES}}]
+        "inference": [{"provider_id": "script", "provider_type": "inline::scripted", "config": {"rules": RULES}}],
+        "memory": [{"provider_id": "local", "provider_type": "inline::sqlite"}],
     }
 }
 NAMES = {
@@ -55,6 +57,8 @@ NAMES = {
     "gunicorn": "API",
     "dev --port": "supervisor",
 }
+WORKERS = {CALLS_QUEUE: "calls worker", MEMORY_QUEUE: "memory worker"}
+"""Those that run no turns."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ def _name(process: psutil.Process) -> str:
     command = " ".join(process.cmdline())
     found = next((name for words, name in NAMES.items() if words in command), command[:60])
     if found == "worker":
-        return "calls worker" if process.environ().get("TURNSTONE_QUEUE") == "calls" else "worker"
+        return WORKERS.get(process.environ().get("TURNSTONE_QUEUE", TURNS_QUEUE), "worker")
     return found
 
 

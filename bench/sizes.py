@@ -43,6 +43,12 @@ class Sizes:
     durabilities: tuple[str, ...] = ("none", "fsync")
     api_processes: tuple[int, ...] = (1, 2)
     shapes: tuple[tuple[int, int], ...] = ((1, 1), (2, 1), (2, 2))
+    chunks: int = 100_000
+    asked: int = 40
+    """Turns that search a bank one at a time, in each mode."""
+    documents: int = 10_000
+    insert_repeats: int = 1
+    insert_calm_s: float = 10.0
 
 
 FULL = Sizes()
@@ -68,6 +74,10 @@ QUICK = Sizes(
     transcript=200,
     stored=3,
     shapes=((1, 1), (2, 1)),
+    chunks=10_000,
+    asked=20,
+    documents=1000,
+    insert_calm_s=3.0,
 )
 SMOKE = Sizes(
     repeats=1,
@@ -98,4 +108,8 @@ SMOKE = Sizes(
     transcript=5,
     stored=1,
     shapes=((1, 1),),
+    chunks=200,
+    asked=2,
+    documents=40,
+    insert_calm_s=0.3,
 )

@@ -1,14 +1,19 @@
 """A fake OpenAI-compatible server that costs as little as possible: what is measured is never its own work.
 
-The last user message says how to answer (`Plan`). Each token is a write of its own.
+The last user message says how to answer (`Plan`). Each token is a write of its own. It embeds too: a text's vector is
+one of some that are written out once.
 """
 
 import argparse
 import asyncio
+import json
 import re
 import sys
+from functools import cache
+from zlib import crc32
 
 from bench.load.plan import STAMP_BYTES, Plan, now_us, stamp
+from bench.load.words import Vectors
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -16,7 +21,11 @@ _CHUNK = b'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","create
 _BEFORE = _CHUNK + b'{"index":0,"delta":{"content":"'
 _AFTER = b'"},"finish_reason":null}]}\n\n'
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-_MODELS = b'{"object":"list","data":[{"id":"bench","object":"model","created":1,"owned_by":"bench"}]}'
+_MODELS = (
+    b'{"object":"list","data":[{"id":"bench","object":"model","created":1,"owned_by":"bench"},'
+    b'{"id":"bench-embedding","object":"model","created":1,"owned_by":"bench"}]}'
+)
+_EMBEDDINGS = 256
 
 
 class Upstream(asyncio.Protocol):
@@ -54,6 +63,8 @@ class Upstream(asyncio.Protocol):
     def _take(self, request: bytes) -> None:
         if request.startswith(b"GET "):
             self._transport.write(_whole(_MODELS))
+        elif request.startswith(b"POST /v1/embeddings"):
+            self._transport.write(_whole(_embedded(request)))
         else:
             self._answer(Plan.last_in(request))
 
@@ -124,6 +135,23 @@ def _end(tokens: int) -> bytes:
         b"data: [DONE]\n\n",
     )
     return b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events) + b"0\r\n\r\n"
+
+
+def _embedded(request: bytes) -> bytes:
+    texts = json.loads(request.partition(b"\r\n\r\n")[2])["input"]
+    written = _embeddings()
+    entries = (
+        b'{"object":"embedding","index":%d,"embedding":%b}' % (index, written[crc32(text.encode()) % len(written)])
+        for index, text in enumerate(texts)
+    )
+    usage = b'"usage":{"prompt_tokens":1,"total_tokens":1}'
+    return b'{"object":"list","model":"bench-embedding","data":[%b],%b}' % (b",".join(entries), usage)
+
+
+@cache
+def _embeddings() -> list[bytes]:
+    vectors = Vectors()
+    return [json.dumps(vectors[number]).encode() for number in range(_EMBEDDINGS)]
 
 
 def _whole(body: bytes) -> bytes:

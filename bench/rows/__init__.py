@@ -3,7 +3,19 @@
 from collections.abc import Awaitable, Callable
 
 from bench.context import Context
-from bench.rows import first_token, growth, neighbours, quiet, rates, shapes, store_bytes, streams, submits
+from bench.rows import (
+    first_token,
+    growth,
+    insert,
+    neighbours,
+    quiet,
+    rates,
+    retrieval,
+    shapes,
+    store_bytes,
+    streams,
+    submits,
+)
 
 Row = Callable[[Context], Awaitable[None]]
 
@@ -20,4 +32,6 @@ ROWS: dict[str, Row] = {
     "history": growth.history,
     "bytes": store_bytes.measure,
     "neighbours": neighbours.measure,
+    "retrieval": retrieval.measure,
+    "insert": insert.measure,
 }

@@ -3,30 +3,36 @@
 import asyncio
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import redis
 
+from bench.bank import EMBEDDING_MODEL
 from bench.load.client import Client
 from bench.load.plan import MODEL, Plan
 from bench.load.reply import Reader, Reply
 from bench.systems.base import System
-from bench.systems.processes import Processes, Started, Usage, free_port, get
+from bench.systems.processes import Processes, Started, Usage, answers, free_port, get
 from bench.systems.store import DURABLE, FSYNC, start_store
-from shared.cli.stack import API_COMMAND, WORKER_COMMAND
+from shared.cli.stack import API_COMMAND, JOBS_AT_ONCE, WORKER_COMMAND
+from shared.queues import MEMORY_QUEUE
 
 KEY_PREFIX = "ts"
 AT_ONCE = 16
+BANK = "bench"
 EVENTS = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """How many processes serve, and how safe an accepted turn is."""
+    """How many processes serve, and how safe an accepted turn is. With `memory` there is a bank, and a worker of
+    insert jobs."""
 
     workers: int = 1
     api_processes: int = 1
     durability: str = "none"
+    memory: bool = False
 
 
 PLAIN = Shape()
@@ -39,11 +45,12 @@ class Stack:
         self.processes = processes
         self.store_url = start_store(processes, *(FSYNC if shape.durability == "fsync" else DURABLE))
         self._config = processes.folder / "turnstone.yaml"
-        self._config.write_text(json.dumps(_run_config(upstream_url, shape)))
+        self._config.write_text(json.dumps(self._run_config(upstream_url, shape)))
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.metrics_urls: list[str] = []
         self.workers = [self._worker() for _ in range(shape.workers)]
+        self.memory = self._memory_worker() if shape.memory else None
         api = {"TURNSTONE_PORT": str(port), "TURNSTONE_API_PROCESSES": str(shape.api_processes)}
         self.api = processes.start("api", API_COMMAND, environ={**self._environ(), **api})
         self._shape = shape
@@ -61,6 +68,18 @@ class Stack:
         environ = {**self._environ(), "TURNSTONE_QUEUE": "turns", "TURNSTONE_METRICS_PORT": str(port)}
         return self.processes.start("worker", WORKER_COMMAND, environ=environ)
 
+    def _memory_worker(self) -> Started:
+        """As `turnstone dev` starts it."""
+        self._memory_port = free_port()
+        own = {"TURNSTONE_QUEUE": MEMORY_QUEUE, "TURNSTONE_CONCURRENCY": str(JOBS_AT_ONCE)}
+        port = {"TURNSTONE_METRICS_PORT": str(self._memory_port)}
+        return self.processes.start("memory", WORKER_COMMAND, environ={**self._environ(), **own, **port})
+
+    @property
+    def memory_file(self) -> Path:
+        """Where the bank lies."""
+        return self.processes.folder / "memory.sqlite3"
+
     def _environ(self) -> dict[str, str]:
         return {
             "TURNSTONE_REDIS_URL": self.store_url,
@@ -73,13 +92,24 @@ class Stack:
     def _is_ready(self) -> bool:
         if MODEL not in get(f"{self.url}/v1/models"):
             return False
+        if self._shape.memory and not self._remembers():
+            return False
         return int(json.loads(get(f"{self.url}/v1/health") or "{}").get("workers", 0)) >= self._shape.workers
 
+    def _remembers(self) -> bool:
+        return f'"{BANK}"' in get(f"{self.url}/v1/memory-banks") and answers(self._memory_port)
 
-def _run_config(upstream_url: str, shape: Shape) -> dict[str, Any]:
-    provider = {"provider_id": "bench", "provider_type": "remote::openai", "config": {"url": upstream_url}}
-    config: dict[str, Any] = {"providers": {"inference": [provider]}}
-    return config if shape.durability == "none" else {**config, "durability": shape.durability}
+    def _run_config(self, upstream_url: str, shape: Shape) -> dict[str, Any]:
+        provider = {"provider_id": "bench", "provider_type": "remote::openai", "config": {"url": upstream_url}}
+        config: dict[str, Any] = {"providers": {"inference": [provider]}}
+        if shape.durability != "none":
+            config["durability"] = shape.durability
+        if shape.memory:
+            file = {"path": str(self.memory_file)}
+            memory = {"provider_id": "bank", "provider_type": "inline::sqlite", "config": file}
+            config["providers"]["memory"] = [memory]
+            config["memory_banks"] = [{"memory_bank_id": BANK, "type": "vector", "embedding_model": EMBEDDING_MODEL}]
+        return config
 
 
 class Turnstone(System):
@@ -91,6 +121,8 @@ class Turnstone(System):
         self.stack = stack
         self.client = Client(f"{stack.url}/v1")
         self._agent = ""
+        self._more: dict[str, Any] = {}
+        """What its agents have beside a model."""
         self._sessions: list[str] = []
 
     def until_ready(self) -> None:
@@ -114,7 +146,7 @@ class Turnstone(System):
 
     async def submit(self, session: str, plan: Plan) -> str:
         """The path of a new turn, once it is accepted."""
-        status, answer = await self.client.fetch("POST", f"{session}/turn", turn_body(plan))
+        status, answer = await self.client.fetch("POST", f"{session}/turn", self.body(plan))
         if status != 202:
             raise RuntimeError(f"POST {session}/turn: {status} {answer.decode()}")
         return f"{session}/turn/{json.loads(answer)['turn_id']}"
@@ -131,6 +163,10 @@ class Turnstone(System):
         found: dict[str, Any] = json.loads(answer)
         return found
 
+    def body(self, plan: Plan) -> bytes:
+        """What a turn is submitted with."""
+        return turn_body(plan)
+
     def reader(self, reply: Reply) -> Reader:
         return Reader(reply, token_sign=b'"event_type":"step_progress"', end_sign=b'"event_type":"turn_complete"')
 
@@ -142,7 +178,7 @@ class Turnstone(System):
 
     async def _have_agent(self) -> None:
         if not self._agent:
-            config = {"model": MODEL, "instructions": "", "enable_session_persistence": True}
+            config = {"model": MODEL, "instructions": "", "enable_session_persistence": True, **self._more}
             self._agent = (await self._created("/agents", {"agent_config": config}))["agent_id"]
 
     async def _created(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

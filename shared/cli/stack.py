@@ -15,8 +15,8 @@ WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "worker")
 # ten seconds in which a stop has to be done.
 STORE, WORKER, API = 0, 1, 2
 STORE_GRACE_S, WORKER_GRACE_S, API_GRACE_S = 2.0, 3.5, 3.5
-_JOBS = 4
-"""Insert jobs at once: reading and cutting documents takes a core."""
+JOBS_AT_ONCE = 4
+"""Insert jobs of a worker: reading and cutting documents takes a core."""
 WORKER_DRAIN_S = 2  # and a moment to give turns back
 
 
@@ -64,7 +64,7 @@ def room_children(settings: Settings, *, environ: Mapping[str, str], memory: boo
         environ={
             **env,
             "TURNSTONE_QUEUE": MEMORY_QUEUE,
-            "TURNSTONE_CONCURRENCY": str(_JOBS),
+            "TURNSTONE_CONCURRENCY": str(JOBS_AT_ONCE),
             **_metrics_port(settings, settings.workers + 1),
         },
         stage=WORKER,

@@ -12,11 +12,11 @@ from bench.rows import ROWS
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_every_row_of_the_benchmark_can_be_measured(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "--size", "smoke", "--peers", "", "--into", str(tmp_path)]
 
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=350)
 
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "figures.json").read_text())

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from waiting import wait_for
 from shared.errors import ConfigError, ProviderError
 from worker.providers.memory import Bank, BankKind, Chunk, Document, Search
 from worker.providers.memory_sqlite import SqliteMemory, SqliteMemoryConfig
+from worker.providers.memory_sqlite_file import SqliteFile
 
 BANK = Bank(
     identifier="b", resource_id="b", kind=BankKind.VECTOR, embedding_model="e", embedding_dimension=4
@@ -188,3 +190,50 @@ def test_a_missing_library_is_named_with_its_install_command(tmp_path: Path, mon
     )
     with pytest.raises(ConfigError, match=r"needs apsw\..*pip install 'turnstone\[memory\]'"):
         provider_on(tmp_path / "memory.sqlite3")
+
+
+def test_a_new_file_has_pages_that_hold_whole_vectors(tmp_path: Path) -> None:
+    path = tmp_path / "memory.sqlite3"
+    provider = provider_on(path)
+    provider.register_memory_bank(BANK)
+    provider.close()
+
+    assert apsw.Connection(str(path)).pragma("page_size") == 16_384
+
+
+def test_common_words_of_a_question_decide_nothing_where_others_find_enough(tmp_path: Path) -> None:
+    provider = provider_on(tmp_path / "memory.sqlite3")
+    provider.register_memory_bank(BANK)
+    put(
+        provider, [document(f"d{number}", f"the plan of {'gardens' if number < 3 else 'roads'}") for number in range(9)]
+    )
+
+    telling = provider.search(BANK, Search(text="the gardens", limit=3))
+    alone = provider.search(BANK, Search(text="gardens", limit=3))
+    filled_up = provider.search(BANK, Search(text="the gardens", limit=5))
+    common = provider.search(BANK, Search(text="The plan of", limit=9))
+    provider.close()
+
+    assert telling == alone and {one.document_id for one in telling} == {"d0", "d1", "d2"}
+    assert {one.document_id for one in filled_up[:3]} == {"d0", "d1", "d2"} and len(filled_up) == 5
+    assert len(common) == 9, "a question of common words alone is answered too"
+
+
+def test_no_more_searches_run_at_once_than_there_are_cores(tmp_path: Path) -> None:
+    file = SqliteFile(path=str(tmp_path / "memory.sqlite3"), busy_timeout_s=30, provider_id="it")
+    cores, lock, running, most = os.cpu_count() or 1, threading.Lock(), 0, 0
+
+    def look(connection: apsw.Connection) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        connection.execute("WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n LIMIT 300000)"
+                           " SELECT sum(i) FROM n").fetchall()  # fmt: skip
+        with lock:
+            running -= 1
+
+    gevent.joinall([gevent.spawn(file.read, look) for _ in range(4 * cores)], raise_error=True)
+    file.close()
+
+    assert 1 <= most <= cores

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import apsw
 
 _WORD = re.compile(r"\w+")
+_COMMON = 0.5
+"""BM25 gives a word nothing that stands in more than this part of the chunks (FTS5: a millionth)."""
 _COLUMNS = "d.document_id, c.position, c.content, c.token_count, c.metadata"
 _FROM = "chunks c JOIN documents d ON d.id = c.document"
 _HAS = (
@@ -152,6 +154,14 @@ class SqliteMemory(SearchedMemory):
         words = list(dict.fromkeys(_WORD.findall(search.text.lower())))[:MOST_WORDS]
         if not words:
             return []
+        # Common words take nearly all of the time, and decide nothing where there are chunks enough without them.
+        telling = self._file.read(lambda connection: _telling(connection, self._number(connection, bank), words))
+        found = self._with_words(bank, search, limit, telling) if telling else []
+        if len(found) < limit and len(telling) < len(words):
+            return self._with_words(bank, search, limit, words)
+        return found
+
+    def _with_words(self, bank: Bank, search: Search, limit: int, words: Sequence[str]) -> list[Found]:
         return self._best(
             bank,
             search,
@@ -224,6 +234,13 @@ class SqliteMemory(SearchedMemory):
             f" AND (d.expires_at IS NULL OR d.expires_at > ?){conditions})"
         )
         return only, [number, now, *values]
+
+
+def _telling(connection: "apsw.Connection", number: int, words: Sequence[str]) -> list[str]:
+    """The words that are not in most of a bank's chunks."""
+    most = int(_COMMON * connection.execute(f"SELECT count(*) FROM words_{number}_docsize").get)  # noqa: S608
+    one = f"SELECT count(*) FROM (SELECT 1 FROM words_{number} WHERE words_{number} MATCH ? LIMIT {most + 1})"  # noqa: S608
+    return [word for word in words if connection.execute(one, (f'"{word}"',)).get <= most]
 
 
 def _drop(connection: "apsw.Connection", resource_id: str) -> None:
