@@ -41,7 +41,9 @@ class Insertion:
         """What stands in the place of an agent's config."""
         job: Json = {
             "bank_id": self.bank_id,
-            "documents": self.documents,
+            # Each id once, the last one. Batches are fenced against those of other jobs, not against each other: a
+            # worker that was stopped with an early batch in hand must not bring back what a later one has replaced.
+            "documents": list({document["document_id"]: document for document in self.documents}.values()),
             "expires_at": self.expires_at,
             "chunk_size_in_tokens": self.chunk_size_in_tokens,
         }

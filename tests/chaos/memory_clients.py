@@ -51,7 +51,8 @@ class Inserts:
         tries: list[int] = []
         job.turn_id = await self._sent(plan, key, tries)
         job.at, job.tries = time.time(), len(tries)
-        job.documents = [document.as_json() for document in plan.documents]
+        # Of documents with one id the last one counts.
+        job.documents = list({document.document_id: document.as_json() for document in plan.documents}.values())
         self._evidence.jobs.append(job)
         self._clients.active[job.turn_id] = job
         doings = self._clients.readers(job)
