@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
-from gevent.lock import BoundedSemaphore
 
 from shared.errors import ConfigError, ProviderError
+from worker.providers.in_order import InOrder
 
 if TYPE_CHECKING:
     import apsw
@@ -63,13 +63,13 @@ class SqliteFile:
         self._provider_id = provider_id
         # A search takes a whole core. Threads beyond the cores answer nobody sooner, and push away the one that every
         # turn of the process needs.
-        self._reads = BoundedSemaphore(os.cpu_count() or 1)
+        self._reads = InOrder(os.cpu_count() or 1)
         self._idle: deque[apsw.Connection] = deque()
         self._pid = os.getpid()
 
     def read(self, look: "Callable[[apsw.Connection], T]") -> T:
         """What `look` returns, of one state of the file. At most as many at once as there are cores; others wait."""
-        with self._reads:
+        with self._reads.place():
             return self._in_a_thread("DEFERRED", look)
 
     def write(self, change: "Callable[[apsw.Connection], T]") -> T:
