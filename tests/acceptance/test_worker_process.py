@@ -24,6 +24,7 @@ from shared.cli.binaries import find_binary
 from shared.cli.store import LocalStore
 from shared.hints import Hints, celery_app
 from shared.ids import TurnRef
+from shared.queues import TURNS_QUEUE
 from shared.settings import kombu_url
 
 Json = dict[str, Any]
@@ -77,7 +78,7 @@ class Bench:
     def until_alive(self, worker: Worker) -> None:
         def alive() -> bool:
             assert worker.process.poll() is None, worker.log.read_text()
-            return self.kit.client.zscore(self.kit.keys.workers, worker.name) is not None
+            return self.kit.client.zscore(self.kit.keys.workers(TURNS_QUEUE), worker.name) is not None
 
         wait_for(alive, "the worker says that it is alive", seconds=START_S)
 
@@ -165,7 +166,7 @@ def test_a_worker_that_is_told_to_stop_at_once_gives_its_turn_back_and_another_g
     assert bench.kit.hash(ref)["worker"] == second.name
     assert "lapses" not in bench.kit.hash(ref), "a drain counts against nobody"
     assert not heartbeat.is_running()
-    assert bench.kit.client.zscore(bench.kit.keys.workers, first.name) is None
+    assert bench.kit.client.zscore(bench.kit.keys.workers(TURNS_QUEUE), first.name) is None
     bench.upstream.wait_for(lambda: bench.upstream.hangups >= 1)
 
 

@@ -60,7 +60,7 @@ class Bench:
 
         def gone() -> bool:
             with self.rooms.store() as store:
-                return store.zscore(self.keys.workers, worker.worker_name) is None
+                return store.zscore(self.keys.workers(TURNS_QUEUE), worker.worker_name) is None
 
         wait_for(gone, "the worker drains", seconds=DEADLINE_S)
 

@@ -158,8 +158,9 @@ def test_words_are_ranked_as_by_a_reference_bm25(genesis: Indexed) -> None:
     for number in range(0, len(genesis.asked), 4):
         reference = reference_bm25(genesis.texts.passages, genesis.texts.queries[number][1])
         found = genesis.search(number, "keyword", 20)
-        assert [one.score for one in found] == pytest.approx(sorted(reference.values(), reverse=True)[:20], rel=1e-6)
-        assert all(one.score == pytest.approx(reference[one.document_id], rel=1e-6) for one in found)
+        # Words that are in most chunks have a millionth of weight, and SQLite is not asked for them.
+        assert [one.score for one in found] == pytest.approx(sorted(reference.values(), reverse=True)[:20], rel=1e-5)
+        assert all(one.score == pytest.approx(reference[one.document_id], rel=1e-5) for one in found)
 
 
 def test_meaning_and_words_together_find_more_than_either_and_earlier(memory: SqliteMemory, model: Embed) -> None:
