@@ -11,6 +11,7 @@ import gevent
 import pytest
 from turnkit import Bench, NoHints, turn_bench
 
+from shared.errors import StoreError
 from shared.ids import TurnRef, new_token
 from worker.interrupts import CancelAsked, Interrupts
 from worker.memory.contents import Contents
@@ -139,6 +140,26 @@ def test_a_cancel_ends_the_wait_and_the_job(bench: Bench) -> None:
     running.join(5)
     assert bench.turn(ref)["status"] == "canceled"
     assert bench.turn(bench.hints.sent[0])["status"] == "canceled"
+
+
+def test_a_cancel_while_the_store_is_away_is_a_cancel_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*given: Any, **named: Any) -> Any:
+        raise StoreError("The store is away.")
+
+    assert isinstance(bench.hints, Running)
+    bench.hints.bench = None
+    ref = accepted(bench, {"content": LONG})
+    interrupts = Interrupts()
+    claim = bench.tools.log.claim(ref, token=new_token(), worker="w")
+    running = gevent.spawn(TurnRun(claim=claim, tools=bench.tools, interrupts=interrupts).run)
+    while not bench.hints.sent:
+        gevent.sleep(0.01)
+    monkeypatch.setattr(bench.tools.looking.log, "cancel", away)
+    interrupts.ask(CancelAsked())
+    running.join(5)
+    assert bench.turn(ref)["status"] == "canceled"
 
 
 def test_banks_of_sessions_that_are_gone_are_swept(bench: Bench, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The `memory_retrieval` step of a turn: its documents are read, and what the turn may draw on is searched."""
 
-import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +10,7 @@ import gevent
 import orjson
 from gevent.pool import Pool
 
-from shared.errors import ProviderError
+from shared.errors import ProviderError, StoreError
 from shared.events import Json
 from shared.fold import TurnState
 from shared.hints import Hints
@@ -19,7 +19,6 @@ from shared.insert_jobs import Insertion
 from shared.log.reader import LogReader
 from shared.log.sessions import SessionStore
 from shared.log.turn_log import PLAIN, TurnLog
-from shared.registry import RegisteredMemoryBank
 from shared.status import TERMINAL, TurnStatus
 from worker.documents.errors import UnreadableDocument
 from worker.interrupts import CancelAsked, Interrupts
@@ -36,8 +35,6 @@ from worker.memory.turn_documents import bank_name, kept_in, name_in, to_read
 from worker.providers.memory import Chunk, Found
 from worker.stored import until_stored
 from worker.toolbox import BoundTool
-
-logger = logging.getLogger(__name__)
 
 _READING = 4
 _PAUSES_S = (0.5, 2.0)
@@ -211,10 +208,13 @@ class _Look:
         try:
             self._failures += self._waited_for(job)
         except CancelAsked:
-            self._tools.log.cancel(job, reason="Its turn was canceled.")
+            # Where the store is away the job ends by itself: nobody will ask for what it put there.
+            with suppress(StoreError):
+                self._tools.log.cancel(job, reason="Its turn was canceled.")
             raise
 
-    def _bank(self) -> RegisteredMemoryBank:
+    def _bank(self) -> None:
+        """Have the session's bank made, unless it is there."""
         banks, session = self._tools.banks, self._ref.session
         noted = until_stored(partial(banks.known, session), self._interrupts)
         if noted is None:
@@ -223,7 +223,6 @@ class _Look:
             noted = until_stored(partial(banks.note, session, planned), self._interrupts)
         with self._interrupts.open():
             banks.make(noted)
-        return noted
 
     def _accept(self, job: TurnRef, insertion: Insertion) -> None:
         self._tools.sessions.create(job.session, insertion.session(job, idle_ttl_s=self._tools.job_ttl_s))
